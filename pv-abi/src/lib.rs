@@ -1,1 +1,6 @@
+//! The stable public Xen guest ABI (PVH, x86-64).
+
 #![no_std]
+
+pub mod ids;
+pub mod io;

@@ -1,0 +1,1 @@
+//! Rings and protocols of the split drivers.
