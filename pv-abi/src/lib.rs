@@ -2,5 +2,6 @@
 
 #![no_std]
 
+pub mod errno;
 pub mod ids;
 pub mod io;
