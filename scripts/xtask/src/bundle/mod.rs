@@ -1,0 +1,21 @@
+//! The boot bundle: a `cpio` archive whose first file is the manifest, with the kernels and RAM disks behind it.
+
+mod cpio;
+mod domains;
+
+pub use domains::{DomainSet, append};
+
+use crate::build::Images;
+use anyhow::{Context, Result};
+
+/// Builds the archive of a domain set.
+pub fn write(set: &DomainSet, images: &Images) -> Result<Vec<u8>> {
+    let mut archive = cpio::Archive::new();
+    archive.add("manifest", set.manifest().as_bytes())?;
+    for (name, file) in set.files() {
+        let path = images.find(file, set.folder())?;
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        archive.add(&name, &bytes)?;
+    }
+    archive.finish()
+}

@@ -1,0 +1,159 @@
+//! The command line.
+
+use crate::workspace::size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Builds, boots, tests and packs Xenolith.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 passed, 1 failed, 2 could not run.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What the tool can do.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Installs what building and running need
+    Setup(Setup),
+    /// Builds the hypervisor, the guest kernel and the boot bundle
+    Build(Build),
+    /// Boots a domain set in an emulator, with a shell on the guest's console
+    Run(Run),
+    /// Makes an ISO that boots on real machines, from BIOS and from UEFI
+    Image(Image),
+}
+
+/// Options of `setup`.
+#[derive(Args, Default)]
+pub struct Setup {
+    /// Also what the VT-x lane needs (Bochs, built once from Debian's source package: about two minutes)
+    #[arg(long)]
+    pub bochs: bool,
+    /// Only says what is missing, and installs nothing
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Options of `build`.
+#[derive(Args)]
+pub struct Build {
+    /// The domain set that goes into the boot bundle
+    #[arg(long, value_name = "FILE")]
+    pub domains: Option<PathBuf>,
+    /// The emulator whose disks the set's `machine` disks name
+    #[arg(long, value_enum, default_value_t = Emulator::Qemu)]
+    pub emulator: Emulator,
+}
+
+/// The emulators that can be the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Emulator {
+    /// QEMU: AMD-V in software, or KVM
+    Qemu,
+    /// Bochs: VT-x in software
+    Bochs,
+}
+
+/// The processor's virtualization.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Cpu {
+    /// AMD-V
+    Svm,
+    /// Intel VT-x
+    Vmx,
+}
+
+/// How QEMU executes instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Accel {
+    /// KVM where it offers nested virtualization, else TCG
+    Auto,
+    /// Software emulation
+    Tcg,
+    /// The machine's own virtualization, nested
+    Kvm,
+}
+
+/// The machine that `run` boots on.
+#[derive(Args, Clone)]
+pub struct Machine {
+    /// The emulator [default: qemu, or bochs with --cpu vmx where KVM cannot nest]
+    #[arg(long, value_enum)]
+    pub emulator: Option<Emulator>,
+    /// The processor's virtualization [default: what the emulator offers]
+    #[arg(long, value_enum)]
+    pub cpu: Option<Cpu>,
+    /// How QEMU executes instructions
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+    /// Number of processors [default: 2, or 1 with --icount]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub smp: Option<u32>,
+    /// The machine's memory
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "512M")]
+    pub mem: u64,
+    /// A disk of the machine, raw; may be repeated [default: a small image of the tool's own]
+    #[arg(long, value_name = "FILE")]
+    pub disk: Vec<PathBuf>,
+    /// Ends the machine after so many seconds, as a failure
+    #[arg(long, value_name = "S")]
+    pub timeout: Option<u64>,
+    /// Lets virtual time follow executed instructions: figures repeat exactly (QEMU, one processor)
+    #[arg(long)]
+    pub icount: bool,
+    /// Prints the commands that are run
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// Options of `run`.
+#[derive(Args)]
+pub struct Run {
+    /// Guest shell commands, separated by `;`: runs them without a keyboard and ends with their status
+    #[arg(long, value_name = "COMMANDS")]
+    pub exec: Option<String>,
+    /// The kernel of the guest: any kernel with a PVH entry [default: pv-guest-kernel]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk of the guest
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// The command line of the guest
+    #[arg(long, value_name = "STRING")]
+    pub cmdline: Option<String>,
+    /// The domain set [default: scripts/domains/default.toml]
+    #[arg(long, value_name = "FILE")]
+    pub domains: Option<PathBuf>,
+    /// Words for the hypervisor's command line, behind those of the domain set
+    #[arg(long, value_name = "STRING")]
+    pub hv_cmdline: Option<String>,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// Options of `image`.
+#[derive(Args)]
+pub struct Image {
+    /// The domain set [default: scripts/domains/default.toml]
+    #[arg(long, value_name = "FILE")]
+    pub domains: Option<PathBuf>,
+    /// Where the ISO goes [default: target/xenolith/xenolith.iso]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

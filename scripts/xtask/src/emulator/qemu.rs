@@ -1,0 +1,134 @@
+//! QEMU: AMD-V with nested paging in software, or KVM.
+
+use super::{Boot, Config, Started};
+use crate::setup::{Need, need};
+use crate::{process, say};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// AMD-V as TCG has it, and the features the hypervisor and its guests use. `invtsc` must be forced: TCG's counter
+/// is invariant, though it does not say so.
+const TCG_CPU: &str = "qemu64,+svm,+npt,+rdtscp,+xsave,+xsaveopt,+pdpe1gb,+smep,+smap,+fsgsbase,+rdrand,+rdseed,+ssse3,+sse4.1,+sse4.2,+popcnt,+invtsc,x-force-features=on";
+
+/// The port of the device that ends QEMU with a status.
+const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=0x04";
+
+/// Starts QEMU.
+pub fn start(config: &Config, verbose: bool) -> Result<Started> {
+    let mut needs = vec![Need::Qemu];
+    if matches!(config.boot, Boot::IsoUefi(_)) {
+        needs.push(Need::Ovmf);
+    }
+    need(&needs)?;
+    let mut command = command(config);
+    if verbose {
+        say::step(process::line(&command));
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut process = process::start(&mut command)?;
+    let output = process.child().stdout.take().context("QEMU has no output")?;
+    let input = process.child().stdin.take().context("QEMU has no input")?;
+    Ok(Started { process, output: Box::new(output), input: Box::new(input), litter: Vec::new() })
+}
+
+/// Writes QEMU's command line.
+fn command(config: &Config) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]);
+    command.args(["-machine", "q35"]);
+    if config.kvm {
+        command.args(["-accel", "kvm", "-cpu", "host"]);
+    } else {
+        let hidden = if config.without_virtualization { ",-svm,-npt" } else { "" };
+        command.args(["-accel", if config.icount { "tcg,thread=single" } else { "tcg,thread=multi" }]);
+        command.args(["-cpu", &format!("{TCG_CPU}{hidden}")]);
+    }
+    command.args(["-smp", &config.processors.to_string(), "-m", &format!("{}M", config.memory >> 20)]);
+    if config.icount {
+        command.args(["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
+    }
+    command.args([
+        "-chardev",
+        "stdio,id=console,signal=off",
+        "-serial",
+        "chardev:console",
+        "-device",
+        DEBUG_EXIT,
+    ]);
+    match &config.boot {
+        Boot::Direct { hypervisor, bundle, cmdline } => {
+            command.arg("-kernel").arg(hypervisor);
+            if let Some(bundle) = bundle {
+                command.arg("-initrd").arg(bundle);
+            }
+            if !cmdline.is_empty() {
+                command.args(["-append", cmdline]);
+            }
+        }
+        Boot::Iso(file) => {
+            command.arg("-cdrom").arg(file).args(["-boot", "d"]);
+        }
+        Boot::IsoUefi(file) => {
+            command.args(["-bios", "/usr/share/ovmf/OVMF.fd", "-cdrom"]).arg(file).args(["-boot", "d"]);
+        }
+    }
+    for (index, disk) in config.disks.iter().enumerate() {
+        command.arg("-blockdev").arg(blockdev(index, disk));
+        command.args([
+            "-device",
+            &format!("virtio-blk-pci,drive=disk{index},disable-legacy=on,serial=xenolith{index}"),
+        ]);
+    }
+    command
+}
+
+/// Describes a raw file as QEMU's disk; a comma in its name is doubled (qemu(1), "-blockdev").
+fn blockdev(index: usize, disk: &Path) -> OsString {
+    let name = disk.to_string_lossy().replace(',', ",,");
+    let read_only = std::fs::metadata(disk).is_ok_and(|data| data.permissions().readonly());
+    let access = if read_only { ",read-only=on" } else { "" };
+    format!("driver=raw,node-name=disk{index},discard=unmap{access},file.driver=file,file.filename={name},cache.direct=off,cache.no-flush=off").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Emulator;
+
+    fn config() -> Config {
+        Config {
+            emulator: Emulator::Qemu,
+            kvm: false,
+            processors: 2,
+            memory: 512 << 20,
+            disks: vec!["a,b.img".into()],
+            icount: false,
+            without_virtualization: false,
+            boot: Boot::Direct {
+                hypervisor: "hv".into(),
+                bundle: Some("bundle".into()),
+                cmdline: "loglevel=info".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn the_accelerator_is_the_only_difference_of_kvm() {
+        let words = |config: &Config| process::line(&command(config));
+        let tcg = words(&config());
+        let kvm = words(&Config { kvm: true, ..config() });
+        assert_eq!(
+            kvm.replace("-accel kvm -cpu host", ""),
+            tcg.replace(&format!("-accel tcg,thread=multi -cpu {TCG_CPU}"), "")
+        );
+    }
+
+    #[test]
+    fn the_bundle_and_the_disks_are_on_the_command_line() {
+        let line = process::line(&command(&config()));
+        assert!(line.contains("-kernel hv -initrd bundle -append loglevel=info"), "{line}");
+        assert!(line.contains("filename=a,,b.img"), "{line}");
+    }
+}

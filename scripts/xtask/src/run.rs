@@ -1,0 +1,138 @@
+//! `cargo xtask run`: a domain set in an emulator.
+
+use crate::build::{Images, default_domains};
+use crate::bundle::{self, DomainSet};
+use crate::cli::{self, Emulator};
+use crate::emulator::{self, Boot, Config};
+use crate::machine::{self, Console, End};
+use crate::{disk, image, say, workspace};
+use anyhow::{Context, Result, ensure};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What stays as it is in a word of a command line.
+const ENCODED: AsciiSet =
+    NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b',').remove(b':');
+
+/// Runs `cargo xtask run`.
+pub fn verb(options: &cli::Run) -> Result<u8> {
+    let choice = emulator::choose(&options.machine)?;
+    let disks = disks(&options.machine.disk)?;
+    let images = Images::build()?;
+    let set = domain_set(options, choice.emulator, disks.len())?;
+    let bundle = images.bundle(&set, "run.bundle")?;
+    let boot = boot(&images, &bundle, choice.emulator, "run")?;
+    let config = Config::new(&options.machine, choice, disks, boot)?;
+    let console = if options.exec.is_some() { Console::Shown } else { Console::Interactive };
+    if console == Console::Interactive {
+        say::step("Ctrl-a x ends the machine, Ctrl-a ? lists the console's other keys");
+    }
+    let report = machine::run(
+        &config,
+        console,
+        options.machine.timeout.map(Duration::from_secs),
+        options.machine.verbose,
+    )?;
+    say::step(format!("{} (after {:.1} s)", report.end, report.took.as_secs_f64()));
+    Ok(match report.end {
+        End::PowerOff(status) => u8::try_from(status).unwrap_or(u8::MAX),
+        End::Quit => 0,
+        _ => crate::FAILED,
+    })
+}
+
+/// Returns what the machine starts from: QEMU takes the hypervisor directly, Bochs needs an ISO.
+pub fn boot(images: &Images, bundle: &Path, emulator: Emulator, name: &str) -> Result<Boot> {
+    Ok(match emulator {
+        Emulator::Qemu => Boot::Direct {
+            hypervisor: images.hypervisor(),
+            bundle: Some(bundle.into()),
+            cmdline: String::new(),
+        },
+        Emulator::Bochs => {
+            let iso = workspace::products()?.join(format!("{name}.iso"));
+            image::make(&images.hypervisor(), Some(bundle), "", &iso)?;
+            Boot::Iso(iso)
+        }
+    })
+}
+
+/// Returns the disks of the machine: the user's, or the tool's own.
+fn disks(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    if named.is_empty() {
+        return Ok(vec![disk::own()?]);
+    }
+    named
+        .iter()
+        .map(|file| {
+            let data =
+                std::fs::metadata(file).with_context(|| format!("cannot use the disk {}", file.display()))?;
+            ensure!(!data.is_file() || data.len() >= 512, "the disk {} is empty", file.display());
+            Ok(std::path::absolute(file)?)
+        })
+        .collect()
+}
+
+/// Returns the domain set with the changes that the options ask for.
+pub fn domain_set(options: &cli::Run, emulator: Emulator, disks: usize) -> Result<DomainSet> {
+    let mut set = DomainSet::read(&options.domains.clone().unwrap_or_else(default_domains))?;
+    if let Some(words) = &options.hv_cmdline {
+        set.add_to_hv(words);
+    }
+    set.name_disks(emulator, disks)?;
+    if let Some(kernel) = &options.kernel {
+        let guest = set.guest()?;
+        guest.kernel = path(kernel)?;
+        guest.initrd = options.initrd.as_deref().map(path).transpose()?;
+        guest.cmdline.clear();
+    }
+    if let Some(words) = &options.cmdline {
+        bundle::append(&mut set.guest()?.cmdline, words);
+    }
+    if let Some(commands) = &options.exec {
+        let word = format!("exec={}", utf8_percent_encode(commands, &ENCODED));
+        bundle::append(&mut set.guest()?.cmdline, &word);
+    }
+    if options.exec.is_some() || options.kernel.is_some() {
+        bundle::append(&mut set.control()?.cmdline, "until=guests");
+    }
+    Ok(set)
+}
+
+/// Returns a file's absolute path as a domain set writes it.
+fn path(file: &Path) -> Result<String> {
+    let file = std::path::absolute(file)?;
+    ensure!(file.is_file(), "there is no file {}", file.display());
+    Ok(file.to_str().with_context(|| format!("{} is no text", file.display()))?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn manifest(words: &[&str]) -> String {
+        let words = ["xtask", "run"].iter().chain(words);
+        match cli::Cli::parse_from(words).verb {
+            cli::Verb::Run(run) => domain_set(&run, Emulator::Qemu, 1).unwrap().manifest(),
+            _ => unreachable!("the verb is run"),
+        }
+    }
+
+    #[test]
+    fn commands_become_one_word_of_the_guests_command_line() {
+        let text = manifest(&["--exec", "echo 50% # x; cat a/b"]);
+        assert!(text.contains("exec=echo%2050%25%20%23%20x%3B%20cat%20a/b"), "{text}");
+        assert!(text.contains("until=guests"), "{text}");
+        assert!(!manifest(&[]).contains("until="));
+    }
+
+    #[test]
+    fn a_kernel_of_ones_own_replaces_the_guests() {
+        let own = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let text = manifest(&["--kernel", own, "--cmdline", "console=hvc0"]);
+        assert!(text.contains(&format!("kernel = {}", own.trim_start_matches('/'))), "{text}");
+        assert!(text.contains("cmdline = console=hvc0\n"), "{text}");
+    }
+}

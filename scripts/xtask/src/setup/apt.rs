@@ -1,0 +1,122 @@
+//! Programs and files from the distribution.
+
+use crate::{process, say, workspace};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// Something that a verb needs from the distribution.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// The emulator of the AMD-V lane.
+    Qemu,
+    /// A C compiler, for the ABI probe.
+    Compiler,
+    /// Xen's public headers, which the ABI probe compiles against.
+    XenHeaders,
+    /// Tools that read and check FAT images on the host.
+    FatTools,
+    /// What `grub-mkrescue` needs for an ISO that boots from BIOS and from UEFI.
+    Iso,
+    /// UEFI firmware for QEMU.
+    Ovmf,
+    /// What the build of Bochs needs.
+    BochsBuild,
+    /// The firmware that Bochs boots with.
+    BochsFirmware,
+}
+
+/// A Debian package and how to see that it is there.
+struct Package {
+    name: &'static str,
+    sign: Sign,
+}
+
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+}
+
+impl Need {
+    fn packages(self) -> &'static [Package] {
+        use Sign::{File, Program};
+        macro_rules! packages {
+            ($($name:literal: $sign:expr),* $(,)?) => { &[$(Package { name: $name, sign: $sign }),*] };
+        }
+        match self {
+            Need::Qemu => packages!["qemu-system-x86": Program("qemu-system-x86_64")],
+            Need::Compiler => packages!["gcc": Program("gcc"), "libc6-dev": File("/usr/include/stdio.h")],
+            Need::XenHeaders => packages!["libxen-dev": File("/usr/include/xen/xen.h")],
+            Need::FatTools => packages!["mtools": Program("mcopy"), "dosfstools": Program("fsck.fat")],
+            Need::Iso => packages![
+                "grub-common": Program("grub-mkrescue"),
+                "grub-pc-bin": File("/usr/lib/grub/i386-pc/multiboot2.mod"),
+                "grub-efi-amd64-bin": File("/usr/lib/grub/x86_64-efi/multiboot2.mod"),
+                "xorriso": Program("xorriso"),
+                "mtools": Program("mformat"),
+            ],
+            Need::Ovmf => packages!["ovmf": File("/usr/share/ovmf/OVMF.fd")],
+            Need::BochsBuild => packages![
+                "g++": Program("g++"), "make": Program("make"), "patch": Program("patch"), "xz-utils": Program("xz"),
+            ],
+            Need::BochsFirmware => packages![
+                "bochsbios": File("/usr/share/bochs/BIOS-bochs-latest"),
+                "vgabios": File("/usr/share/vgabios/vgabios.stdvga.bin"),
+            ],
+        }
+    }
+}
+
+/// Returns the packages that are missing for some needs, each once.
+pub fn missing(needs: &[Need]) -> Vec<&'static str> {
+    let mut names: Vec<_> = needs
+        .iter()
+        .flat_map(|need| need.packages())
+        .filter(|package| match package.sign {
+            Sign::Program(program) => workspace::program(program).is_none(),
+            Sign::File(file) => !Path::new(file).exists(),
+        })
+        .map(|package| package.name)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Makes sure that some needs are met: installs what is missing where apt can do so, and names it elsewhere.
+pub fn need(needs: &[Need]) -> Result<()> {
+    let names = missing(needs);
+    if names.is_empty() {
+        return Ok(());
+    }
+    let list = names.join(" ");
+    if workspace::program("apt-get").is_none() {
+        bail!("please install what Debian packages as: {list}");
+    }
+    let as_root = nix::unistd::geteuid().is_root();
+    let sudo = ["sudo", "-n", "true"];
+    let may_sudo = !as_root
+        && process::collect(Command::new(sudo[0]).args(&sudo[1..]), std::time::Duration::from_secs(10))
+            .is_ok_and(|done| done.passed());
+    if !as_root && !may_sudo {
+        bail!("please run: sudo apt-get install {list}");
+    }
+    install(&names, may_sudo).with_context(|| format!("please run: sudo apt-get install {list}"))
+}
+
+/// Installs packages by apt, with a fresh index if the one at hand does not know them.
+pub fn install(names: &[&str], by_sudo: bool) -> Result<()> {
+    let apt = |words: &[&str]| {
+        let mut command = Command::new(if by_sudo { "sudo" } else { "apt-get" });
+        if by_sudo {
+            command.args(["-n", "apt-get"]);
+        }
+        command.args(["-q", "-y"]).args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        say::step(process::line(&command));
+        process::show(&mut command)
+    };
+    let install: Vec<_> =
+        ["install", "--no-install-recommends"].into_iter().chain(names.iter().copied()).collect();
+    // The index may be absent or stale, and then knows other versions than the mirror has.
+    apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
+}
