@@ -13,3 +13,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod hw;
+
+pub mod mem;
+#[cfg(test)]
+pub mod testing;
