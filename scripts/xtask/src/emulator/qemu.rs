@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 /// AMD-V as TCG has it, and the features the hypervisor and its guests use. `invtsc` must be forced: TCG's counter
 /// is invariant, though it does not say so.
-const TCG_CPU: &str = "qemu64,+svm,+npt,+rdtscp,+xsave,+xsaveopt,+pdpe1gb,+smep,+smap,+fsgsbase,+rdrand,+rdseed,+ssse3,+sse4.1,+sse4.2,+popcnt,+invtsc,x-force-features=on";
+const TCG_CPU: &str = "qemu64,+svm,+npt,+rdtscp,+xsave,+xsaveopt,+pdpe1gb,+smep,+smap,+fsgsbase,+rdrand,+avx,+avx2,+aes,+movbe,+bmi1,+bmi2,+abm,+umip,+ssse3,+sse4.1,+sse4.2,+popcnt,+invtsc,x-force-features=on";
 
 /// The port of the device that ends QEMU with a status.
 const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=0x04";
