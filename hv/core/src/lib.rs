@@ -13,7 +13,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod hw;
-
 pub mod mem;
 #[cfg(test)]
 pub mod testing;

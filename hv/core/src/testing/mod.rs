@@ -1,7 +1,11 @@
-//! Stand-ins for the machine, for the host tests of this crate.
+//! The machine on which the tests of this crate run: memory, a scripted back end, devices that are lists.
 
 mod format;
+mod machine;
 mod memory;
+mod scripted;
 
 pub use format::PlainFormat;
+pub use machine::{PciSpace, Record, Route, TestMachine};
 pub use memory::VecMemory;
+pub use scripted::{Script, Scripted, ScriptedVcpu, Scripts, Step};

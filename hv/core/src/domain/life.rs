@@ -1,0 +1,238 @@
+//! The life of a domain: which state it is in and who keeps it from running.
+//!
+//! Lock rule: the state's lock is a leaf among the domain's own locks but may be taken under none of them
+//! (see [`crate::system`]); what other CPUs ask on hot paths is one atomic.
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+use pv_abi::{Errno, Result};
+use spin::Mutex;
+
+/// Why a domain shut itself down (`SHUTDOWN_*` of `sched.h`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // the names are the ABI's
+pub enum ShutdownReason {
+    PowerOff,
+    Reboot,
+    Suspend,
+    Crash,
+    Watchdog,
+    SoftReset,
+}
+
+impl ShutdownReason {
+    /// Reads the ABI's number.
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        Some(match raw {
+            0 => Self::PowerOff,
+            1 => Self::Reboot,
+            2 => Self::Suspend,
+            3 => Self::Crash,
+            4 => Self::Watchdog,
+            5 => Self::SoftReset,
+            _ => return None,
+        })
+    }
+
+    /// The ABI's number.
+    pub const fn raw(self) -> u32 {
+        match self {
+            Self::PowerOff => 0,
+            Self::Reboot => 1,
+            Self::Suspend => 2,
+            Self::Crash => 3,
+            Self::Watchdog => 4,
+            Self::SoftReset => 5,
+        }
+    }
+}
+
+impl fmt::Display for ShutdownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "power off",
+            Self::Reboot => "reboot",
+            Self::Suspend => "suspend",
+            Self::Crash => "crash",
+            Self::Watchdog => "watchdog",
+            Self::SoftReset => "soft reset",
+        })
+    }
+}
+
+/// The states of a domain, in the order in which they may follow each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Made but never run: its kernel may still be replaced.
+    Created,
+    /// It runs, unless it is paused.
+    Alive,
+    /// It has shut down and runs no more; its memory is still there to be looked at.
+    ShutDown(ShutdownReason),
+    /// It is being taken apart, step by step.
+    Dying,
+    /// Everything it had is given back, except what others still hold.
+    Dead,
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    pauses: u32,
+}
+
+/// A domain's phase and pause count.
+#[derive(Debug)]
+pub struct Life {
+    inner: Mutex<Inner>,
+    dying: AtomicBool,
+}
+
+/// What a change of the life means for the domain's vCPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// They may run now.
+    Start,
+    /// They may not run any more.
+    Stop,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Life {
+    /// The life of a domain that was just made: paused once.
+    pub const fn new() -> Self {
+        Self { inner: Mutex::new(Inner { phase: Phase::Created, pauses: 1 }), dying: AtomicBool::new(false) }
+    }
+
+    /// The phase.
+    pub fn phase(&self) -> Phase {
+        self.inner.lock().phase
+    }
+
+    /// Phase and pause count at one moment.
+    pub fn snapshot(&self) -> (Phase, u32) {
+        let inner = self.inner.lock();
+        (inner.phase, inner.pauses)
+    }
+
+    /// Whether the domain is being destroyed or is dead: nothing new may be given to it. Cheap.
+    pub fn is_dying(&self) -> bool {
+        self.dying.load(Ordering::Acquire)
+    }
+
+    /// Pauses once more.
+    pub fn pause(&self) -> Result<Change> {
+        let mut inner = self.inner.lock();
+        let was = inner.may_run();
+        match inner.phase {
+            Phase::Dying | Phase::Dead => return Err(Errno::ESRCH),
+            Phase::Created | Phase::Alive | Phase::ShutDown(_) => {}
+        }
+        inner.pauses = inner.pauses.checked_add(1).ok_or(Errno::EOVERFLOW)?;
+        Ok(if was { Change::Stop } else { Change::None })
+    }
+
+    /// Takes one pause back. A domain that never ran becomes alive when the last is gone.
+    pub fn unpause(&self) -> Result<Change> {
+        let mut inner = self.inner.lock();
+        match inner.phase {
+            Phase::Dying | Phase::Dead => return Err(Errno::ESRCH),
+            Phase::Created | Phase::Alive | Phase::ShutDown(_) => {}
+        }
+        inner.pauses = inner.pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
+        if inner.pauses == 0 && inner.phase == Phase::Created {
+            inner.phase = Phase::Alive;
+        }
+        Ok(if inner.may_run() { Change::Start } else { Change::None })
+    }
+
+    /// The domain shuts down; a second time changes nothing.
+    pub fn shut_down(&self, reason: ShutdownReason) -> Change {
+        let mut inner = self.inner.lock();
+        match inner.phase {
+            Phase::Created | Phase::Alive => {
+                inner.phase = Phase::ShutDown(reason);
+                Change::Stop
+            }
+            Phase::ShutDown(_) | Phase::Dying | Phase::Dead => Change::None,
+        }
+    }
+
+    /// Begins to destroy; from here on nothing stops it. `Stop` the first time, `None` if it had begun before.
+    pub fn begin_destroy(&self) -> Change {
+        let mut inner = self.inner.lock();
+        match inner.phase {
+            Phase::Created | Phase::Alive | Phase::ShutDown(_) => {
+                inner.phase = Phase::Dying;
+                self.dying.store(true, Ordering::Release);
+                Change::Stop
+            }
+            Phase::Dying | Phase::Dead => Change::None,
+        }
+    }
+
+    /// Everything has been given back.
+    pub fn end_destroy(&self) {
+        let mut inner = self.inner.lock();
+        assert!(inner.phase == Phase::Dying || inner.phase == Phase::Dead, "a domain dies only by being destroyed");
+        inner.phase = Phase::Dead;
+    }
+}
+
+impl Inner {
+    fn may_run(&self) -> bool {
+        self.phase == Phase::Alive && self.pauses == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_domain_starts_with_its_last_unpause() {
+        let life = Life::new();
+        assert_eq!(life.pause(), Ok(Change::None));
+        assert_eq!(life.unpause(), Ok(Change::None));
+        assert_eq!(life.phase(), Phase::Created);
+        assert_eq!(life.unpause(), Ok(Change::Start));
+        assert_eq!(life.phase(), Phase::Alive);
+        assert_eq!(life.unpause(), Err(Errno::EINVAL));
+        assert_eq!(life.pause(), Ok(Change::Stop));
+        assert_eq!(life.pause(), Ok(Change::None));
+        assert_eq!(life.snapshot(), (Phase::Alive, 2));
+    }
+
+    #[test]
+    fn the_first_reason_to_shut_down_stays() {
+        let life = Life::new();
+        assert_eq!(life.unpause(), Ok(Change::Start));
+        assert_eq!(life.shut_down(ShutdownReason::Crash), Change::Stop);
+        assert_eq!(life.shut_down(ShutdownReason::PowerOff), Change::None);
+        assert_eq!(life.phase(), Phase::ShutDown(ShutdownReason::Crash));
+        assert_eq!(life.pause(), Ok(Change::None));
+        assert_eq!(life.unpause(), Ok(Change::None));
+    }
+
+    #[test]
+    fn a_dying_domain_takes_no_orders() {
+        let life = Life::new();
+        assert!(!life.is_dying());
+        assert_eq!(life.begin_destroy(), Change::Stop);
+        assert!(life.is_dying());
+        assert_eq!(life.begin_destroy(), Change::None);
+        assert_eq!(life.pause(), Err(Errno::ESRCH));
+        assert_eq!(life.unpause(), Err(Errno::ESRCH));
+        assert_eq!(life.shut_down(ShutdownReason::Reboot), Change::None);
+        life.end_destroy();
+        assert_eq!(life.phase(), Phase::Dead);
+    }
+}

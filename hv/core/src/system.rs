@@ -1,0 +1,45 @@
+//! The whole system: the machine, its frames, its CPUs and the domains on it.
+//!
+//! # Lock order
+//!
+//! Locks are taken in this order and never the other way round; of two of a kind that of the lower domain number is
+//! taken first:
+//!
+//! 1. a slot of the domain table (held only to clone or replace an `Arc`)
+//! 2. a domain's life
+//! 3. a domain's memory (the nested page tables)
+//! 4. a domain's grant table
+//! 5. a domain's event table
+//! 6. a CPU's run queue
+//! 7. the frame table
+//! 8. leaves: console buffers, trace rings, the PCI configuration ports
+//!
+//! The lock around a vCPU's hardware state is outside of this order: the run loop of the CPU that runs the vCPU holds
+//! it throughout, and another CPU takes it only for a vCPU that is stopped, holding nothing else.
+//!
+//! Interrupts are masked in the hypervisor, so no lock is ever taken by an interrupt handler. There is no global lock
+//! on the paths of hypercall, event, grant copy and exit.
+
+use crate::domain::{Domain, DomainTable};
+use crate::hw::Platform;
+use alloc::sync::Arc;
+use pv_abi::ids::DomainId;
+use pv_abi::{Errno, Result};
+
+/// The whole system. There is one, shared by reference between all CPUs, for as long as the machine runs.
+pub struct System<P: Platform> {
+    /// The machine.
+    pub platform: P,
+    /// All domains.
+    pub domains: DomainTable<P>,
+}
+
+impl<P: Platform> System<P> {
+    /// The domain that a call names: `DomainId::SELF` is the caller; `ESRCH` if there is none or it is dying.
+    pub fn domain(&self, caller: &Arc<Domain<P>>, id: DomainId) -> Result<Arc<Domain<P>>> {
+        if id == DomainId::SELF || id == caller.id {
+            return Ok(caller.clone());
+        }
+        self.domains.get(id).filter(|domain| !domain.life.is_dying()).ok_or(Errno::ESRCH)
+    }
+}
