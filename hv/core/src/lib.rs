@@ -12,7 +12,9 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod domain;
 pub mod hw;
 pub mod mem;
+pub mod system;
 #[cfg(test)]
 pub mod testing;

@@ -23,8 +23,8 @@
 use crate::domain::{Domain, DomainTable};
 use crate::hw::Platform;
 use alloc::sync::Arc;
+use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::DomainId;
-use pv_abi::{Errno, Result};
 
 /// The whole system. There is one, shared by reference between all CPUs, for as long as the machine runs.
 pub struct System<P: Platform> {

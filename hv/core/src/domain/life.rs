@@ -5,7 +5,7 @@
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
-use pv_abi::{Errno, Result};
+use pv_abi::errno::{Errno, Result};
 use spin::Mutex;
 
 /// Why a domain shut itself down (`SHUTDOWN_*` of `sched.h`).
@@ -182,7 +182,10 @@ impl Life {
     /// Everything has been given back.
     pub fn end_destroy(&self) {
         let mut inner = self.inner.lock();
-        assert!(inner.phase == Phase::Dying || inner.phase == Phase::Dead, "a domain dies only by being destroyed");
+        assert!(
+            inner.phase == Phase::Dying || inner.phase == Phase::Dead,
+            "a domain dies only by being destroyed"
+        );
         inner.phase = Phase::Dead;
     }
 }

@@ -1,7 +1,7 @@
 //! The words by which a domain and its tools agree on special pages, ports and upcalls (`hvm/params.h`).
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use pv_abi::{Errno, Result};
+use pv_abi::errno::{Errno, Result};
 
 /// How many words there are (`HVM_NR_PARAMS` of `hvm/params.h`, 4.17).
 pub const COUNT: usize = 39;

@@ -14,6 +14,9 @@ use spin::RwLock;
 /// How many domains there can be at a time.
 pub const SLOTS: u16 = 256;
 
+/// The first number that names no ordinary domain (`DOMID_FIRST_RESERVED` of `xen.h`).
+const FIRST_RESERVED: u16 = 0x7ff0;
+
 /// The domains. A number is not used again before all others were.
 pub struct DomainTable<P: Platform> {
     slots: Vec<RwLock<Option<Arc<Domain<P>>>>>,
@@ -57,7 +60,7 @@ impl<P: Platform> DomainTable<P> {
     }
 
     fn next_id(&self) -> DomainId {
-        let step = |id: u16| Some(if id + 1 < DomainId::FIRST_RESERVED.raw() { id + 1 } else { 1 });
+        let step = |id: u16| Some(if id + 1 < FIRST_RESERVED { id + 1 } else { 1 });
         let id = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
         DomainId::new(id.unwrap_or_default())
     }
