@@ -39,7 +39,9 @@ impl Buddy {
 
 impl<M: PhysMemory> Lists<'_, M> {
     fn state(&self, mfn: Mfn) -> FrameState {
-        self.records.state(self.memory, mfn).map_or(FrameState::Absent, |word| FrameState::decode(word.load(Relaxed)))
+        self.records
+            .state(self.memory, mfn)
+            .map_or(FrameState::Absent, |word| FrameState::decode(word.load(Relaxed)))
     }
 
     fn set_state(&self, mfn: Mfn, state: FrameState) {
@@ -204,7 +206,7 @@ impl<M: PhysMemory> Lists<'_, M> {
 }
 
 /// The largest order that a block at `at` of at most `count` frames can have.
-pub(super) fn largest_order(at: u64, count: u64) -> u8 {
+pub(in crate::mem) fn largest_order(at: u64, count: u64) -> u8 {
     let by_place = if at == 0 { u32::from(Order::MAX.raw()) } else { at.trailing_zeros() };
     let by_size = if count == 0 { 0 } else { count.ilog2() };
     u8::try_from(by_place.min(by_size)).unwrap_or(Order::MAX.raw()).min(Order::MAX.raw())

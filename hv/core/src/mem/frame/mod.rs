@@ -26,6 +26,7 @@ mod token;
 #[cfg(test)]
 mod tests;
 
+pub(super) use buddy::largest_order;
 pub use record::FrameState;
 pub use token::{HeldFrames, PageRef, SharedPage, TablePage, ZeroedFrames};
 

@@ -120,6 +120,13 @@ macro_rules! one_frame {
 
 one_frame!(TablePage SharedPage PageRef);
 
+impl TablePage {
+    /// The table is about to be pointed to: from here on that entry is the token.
+    pub(in crate::mem) fn into_entry(self) {
+        self.consume();
+    }
+}
+
 bomb!(HeldFrames, "held frames");
 bomb!(ZeroedFrames, "zeroed frames");
 bomb!(TablePage, "a table page");
