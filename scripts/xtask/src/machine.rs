@@ -177,7 +177,7 @@ impl Watch {
 /// Tells what a line of the console says of the machine's end.
 fn judge(line: &str) -> Option<End> {
     // A guest must not end the machine by printing such a line: its lines have a prefix, or come behind a prompt.
-    let line = line.trim_end_matches('\r');
+    let line = line.trim_matches('\r');
     if let Some(status) = line.strip_prefix(POWER_OFF) {
         return status.trim().parse().ok().map(End::PowerOff);
     }
