@@ -1,0 +1,7 @@
+//! Cooperative tasks on all vCPUs.
+
+pub mod executor;
+pub mod timer;
+
+pub use executor::{JoinHandle, spawn, yield_now};
+pub use timer::{sleep, timeout};
