@@ -171,11 +171,38 @@ unsafe extern "C" {
 }
 
 const NAMES: [&str; 32] = [
-    "divide error", "debug", "NMI", "breakpoint", "overflow", "bound range", "invalid opcode", "no FPU", "double fault",
-    "coprocessor overrun", "invalid TSS", "segment not present", "stack fault", "general protection", "page fault",
-    "reserved", "x87 error", "alignment check", "machine check", "SIMD error", "virtualization", "control protection",
-    "reserved", "reserved", "reserved", "reserved", "reserved", "reserved", "hypervisor injection",
-    "VMM communication", "security", "reserved",
+    "divide error",
+    "debug",
+    "NMI",
+    "breakpoint",
+    "overflow",
+    "bound range",
+    "invalid opcode",
+    "no FPU",
+    "double fault",
+    "coprocessor overrun",
+    "invalid TSS",
+    "segment not present",
+    "stack fault",
+    "general protection",
+    "page fault",
+    "reserved",
+    "x87 error",
+    "alignment check",
+    "machine check",
+    "SIMD error",
+    "virtualization",
+    "control protection",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "hypervisor injection",
+    "VMM communication",
+    "security",
+    "reserved",
 ];
 
 /// One gate (AMD64 manual volume 2, section 4.8.4).
@@ -222,7 +249,9 @@ pub fn load_idt() {
     }
     let idtr = Pointer { limit: 4095, base: idt.as_ptr() as u64 };
     // SAFETY: the table is static and its gates lead to the stubs above.
-    unsafe { core::arch::asm!("lidt [{}]", in(reg) &raw const idtr, options(readonly, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("lidt [{}]", in(reg) &raw const idtr, options(readonly, nostack, preserves_flags))
+    };
 }
 
 fn fixup(rip: u64) -> Option<u64> {
@@ -248,7 +277,12 @@ extern "C" fn trap(frame: &mut Frame) {
     }
     crate::console::enter_panic();
     let name = NAMES.get(frame.vector as usize).copied().unwrap_or("unexpected interrupt");
-    crate::println!("\nEXCEPTION {} ({name}), error code {:#x}, at {:#x}", frame.vector, frame.error, frame.rip);
+    crate::println!(
+        "\nEXCEPTION {} ({name}), error code {:#x}, at {:#x}",
+        frame.vector,
+        frame.error,
+        frame.rip
+    );
     if frame.vector == 14 || frame.vector == 8 {
         let guard = if super::stack::is_guard(cr2) { ", a guard page: the stack is too small" } else { "" };
         let what = if frame.error & 1 == 0 { "not mapped" } else { "forbidden" };
@@ -259,10 +293,34 @@ extern "C" fn trap(frame: &mut Frame) {
         };
         crate::println!("address {cr2:#018x} ({how}, {what}{guard})");
     }
-    crate::println!("rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}", frame.rax, frame.rbx, frame.rcx, frame.rdx);
-    crate::println!("rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}", frame.rsi, frame.rdi, frame.rbp, frame.rsp);
-    crate::println!("r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}", frame.r8, frame.r9, frame.r10, frame.r11);
-    crate::println!("r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}", frame.r12, frame.r13, frame.r14, frame.r15);
+    crate::println!(
+        "rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}",
+        frame.rax,
+        frame.rbx,
+        frame.rcx,
+        frame.rdx
+    );
+    crate::println!(
+        "rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}",
+        frame.rsi,
+        frame.rdi,
+        frame.rbp,
+        frame.rsp
+    );
+    crate::println!(
+        "r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}",
+        frame.r8,
+        frame.r9,
+        frame.r10,
+        frame.r11
+    );
+    crate::println!(
+        "r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}",
+        frame.r12,
+        frame.r13,
+        frame.r14,
+        frame.r15
+    );
     crate::println!(
         "rflags {:#x}  cs {:#x}  cr0 {:#x}  cr3 {:#x}  cr4 {:#x}",
         frame.rflags,

@@ -118,7 +118,8 @@ pub fn init(map: &map::MemoryMap, used: &[(u64, u64)], low: u64, high: u64) {
     let mut zones = ZONES.lock();
     let mut n = zones.zones.iter().flatten().count();
     let mut add = |from: u64, to: u64| {
-        if to > from + 4 * PAGE && n < MOST
+        if to > from + 4 * PAGE
+            && n < MOST
             && let Some(zone) = Zone::new(from, to)
         {
             zones.total += zone.free;

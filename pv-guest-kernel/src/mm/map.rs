@@ -46,7 +46,8 @@ impl MemoryMap {
         if info.version >= 1 && info.memmap_paddr != 0 && info.memmap_entries != 0 {
             for i in 0..u64::from(info.memmap_entries) {
                 // SAFETY: the loader promises an array of this length below 4 GiB, which the boot tables map.
-                let e: HvmMemmapEntry = unsafe { ptr::<HvmMemmapEntry>(info.memmap_paddr).add(i as usize).read() };
+                let e: HvmMemmapEntry =
+                    unsafe { ptr::<HvmMemmapEntry>(info.memmap_paddr).add(i as usize).read() };
                 map.push(e.addr, e.size, e.kind);
             }
         } else {

@@ -182,8 +182,11 @@ impl<T> Future for JoinHandle<T> {
 
 /// Starts a task.
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-    let shared =
-        Arc::new(Shared { done: AtomicBool::new(false), value: IrqMutex::new(None), waker: AtomicWaker::new() });
+    let shared = Arc::new(Shared {
+        done: AtomicBool::new(false),
+        value: IrqMutex::new(None),
+        waker: AtomicWaker::new(),
+    });
     let out = shared.clone();
     let body: Body = Box::pin(async move {
         let value = future.await;

@@ -16,8 +16,8 @@ use core::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 use pv_abi::event::fifo::{Consumer, EventArray, EventPage, LiveControlBlock};
 use pv_abi::event::{
-    AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close, ExpandArray, InitControl, Send,
-    SetPriority, Unmask, Unmasked, two_level,
+    AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close, ExpandArray, InitControl,
+    Send, SetPriority, Unmask, Unmasked, two_level,
 };
 use pv_abi::{DomainId, Errno, Gfn, Pirq, Port, Result, VcpuId, Virq, hvm};
 
@@ -423,8 +423,8 @@ fn take_bitmap(cpu: &PerCpu) {
     while selected != 0 {
         let index = selected.trailing_zeros() as usize;
         selected &= selected - 1;
-        let mut bits =
-            page.evtchn_pending[index].load(Ordering::SeqCst) & !page.evtchn_mask[index].load(Ordering::SeqCst);
+        let mut bits = page.evtchn_pending[index].load(Ordering::SeqCst)
+            & !page.evtchn_mask[index].load(Ordering::SeqCst);
         while bits != 0 {
             let bit = bits.trailing_zeros();
             bits &= bits - 1;
@@ -477,7 +477,12 @@ pub fn list() -> Vec<InUse> {
             }
             let masked = is_masked(Port::new(number));
             let name = *slot.name.lock();
-            out.push(InUse { port: Port::new(number), name, count: slot.count.load(Ordering::Relaxed), masked });
+            out.push(InUse {
+                port: Port::new(number),
+                name,
+                count: slot.count.load(Ordering::Relaxed),
+                masked,
+            });
         }
     }
     out

@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use pv_abi::grant::{
-    Copy, ENTRIES_PER_FRAME, GrantFlags, GrantStatus, MapGrantRef, NR_RESERVED_ENTRIES, QuerySize, UnmapGrantRef,
+    Copy, ENTRIES_PER_FRAME, GrantFlags, GrantStatus, MapGrantRef, NR_RESERVED_ENTRIES, QuerySize,
+    UnmapGrantRef,
 };
 use pv_abi::memory::{AddToPhysmap, space};
 use pv_abi::{DomainId, Errno, Gfn, GrantRef};

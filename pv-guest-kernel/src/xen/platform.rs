@@ -41,7 +41,8 @@ impl Pages {
 
     /// As [`Pages::new`], the first page aligned to `align` bytes.
     pub fn aligned(count: usize, align: u64) -> Result<Pages, Errno> {
-        let run = if count == 1 { frames::allocate() } else { frames::allocate_run(count as u64, align, u64::MAX) };
+        let run =
+            if count == 1 { frames::allocate() } else { frames::allocate_run(count as u64, align, u64::MAX) };
         let base = run.ok_or(Errno::ENOMEM)?.0;
         // SAFETY: the frames are ours alone and in the direct map.
         unsafe { ptr::write_bytes(mm::ptr::<u8>(base), 0, count * PAGE as usize) };
@@ -75,7 +76,8 @@ impl Pages {
 
     fn at<T>(&self, offset: usize) -> *mut T {
         assert!(
-            offset.is_multiple_of(size_of::<T>()) && offset.checked_add(size_of::<T>()).is_some_and(|e| e <= self.len()),
+            offset.is_multiple_of(size_of::<T>())
+                && offset.checked_add(size_of::<T>()).is_some_and(|e| e <= self.len()),
             "access at {offset} of {} bytes",
             self.len()
         );
@@ -150,7 +152,9 @@ impl SharedMemory for Pages {
 
     fn read_u32(&self, offset: usize) -> u32 {
         // SAFETY: as `read_u8`; an atomic, for its ordering.
-        unsafe { (*self.at::<core::sync::atomic::AtomicU32>(offset)).load(core::sync::atomic::Ordering::Acquire) }
+        unsafe {
+            (*self.at::<core::sync::atomic::AtomicU32>(offset)).load(core::sync::atomic::Ordering::Acquire)
+        }
     }
 
     fn read_u64(&self, offset: usize) -> u64 {
@@ -171,7 +175,8 @@ impl SharedMemory for Pages {
     fn write_u32(&self, offset: usize, value: u32) {
         // SAFETY: as `write_u8`; an atomic, for its ordering.
         unsafe {
-            (*self.at::<core::sync::atomic::AtomicU32>(offset)).store(value, core::sync::atomic::Ordering::Release);
+            (*self.at::<core::sync::atomic::AtomicU32>(offset))
+                .store(value, core::sync::atomic::Ordering::Release);
         }
     }
 

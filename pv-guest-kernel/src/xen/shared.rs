@@ -16,8 +16,13 @@ static SHARED: AtomicPtr<LiveSharedInfo> = AtomicPtr::new(core::ptr::null_mut())
 /// Puts the shared information page into our address space.
 pub fn init() {
     let gfn = special::allocate(1).expect("a place for shared_info");
-    let arg =
-        AddToPhysmap { domid: DomainId::SELF, size: 0, space: space::SHARED_INFO, idx: 0, gpfn: Gfn::new(gfn) };
+    let arg = AddToPhysmap {
+        domid: DomainId::SELF,
+        size: 0,
+        space: space::SHARED_INFO,
+        idx: 0,
+        gpfn: Gfn::new(gfn),
+    };
     if let Err(e) = stub::memory_add_to_physmap(hv(), &arg) {
         panic!("cannot map shared_info: {e}");
     }

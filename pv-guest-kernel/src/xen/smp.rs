@@ -44,8 +44,13 @@ pub async fn start_all() {
         let cpu = PerCpu::create(id);
         shared::register_vcpu_info(cpu);
         events::init_cpu(cpu, events::abi());
-        let result = initialise(id, entry::ap_start as *const () as u64, stack::allocate() - 8, &raw const *cpu as u64)
-            .and_then(|()| stub::vcpu_up(hv(), VcpuId::new(id)).map(|_| ()));
+        let result = initialise(
+            id,
+            entry::ap_start as *const () as u64,
+            stack::allocate() - 8,
+            &raw const *cpu as u64,
+        )
+        .and_then(|()| stub::vcpu_up(hv(), VcpuId::new(id)).map(|_| ()));
         match result {
             Ok(()) => started += 1,
             Err(e) => log::error!("vCPU {id} does not start: {e}"),
