@@ -4,17 +4,22 @@
 //! - [`npt`]: nested page tables, for every vendor's format
 //! - [`flush`]: what is owed after a translation was taken away
 //! - [`DomainMemory`]: a domain's physmap and its quota
+//! - [`Linear`], [`Physical`]: what a guest's pointers lead to, copied
 
+mod access;
 mod account;
 mod departures;
 pub mod flush;
 pub mod frame;
 pub mod npt;
 mod physmap;
+mod walk;
 
+pub use access::{Linear, Physical};
 pub use account::{OverQuota, PageAccount};
 pub use departures::{BATCH, Departures};
 pub use flush::{Flush, Flushed, Generation};
 pub use frame::{FrameTable, OutOfMemory, PageRef, Ram, RamRange, SharedPage};
 pub use npt::{Lookaside, Mapping};
 pub use physmap::{DomainMemory, Occupant, PhysmapConfig};
+pub use walk::{Mode, Paging};

@@ -1,0 +1,277 @@
+//! Guest memory, as hypercalls name it: by linear or by physical address.
+//!
+//! Everything is copied, once; no reference into guest memory leaves here. Any failure is `EFAULT`. The memory lock of
+//! the domain is held shared for as long as one of these objects lives: keep them short, and take no lock of a lower
+//! rank meanwhile. Registers of devices are never touched.
+
+use super::npt::{Lookaside, Mapping};
+use super::physmap::DomainMemory;
+use super::walk::{Paging, Walker};
+use crate::hw::{CachePolicy, EntryFormat, HostPhys, Mfn, PAGE_BYTES, PAGE_SHIFT, PhysMemory};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use pv_abi::errno::{Errno, Result};
+use pv_abi::ids::{Gfn, GuestPhys, GuestVirt};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// A guest's memory by guest-physical address.
+#[derive(Debug)]
+pub struct Physical<'a, F, M> {
+    map: &'a DomainMemory<F>,
+    memory: &'a M,
+    near: Lookaside,
+}
+
+impl<'a, F: EntryFormat, M: PhysMemory> Physical<'a, F, M> {
+    /// The memory behind a physmap.
+    #[inline]
+    pub const fn new(map: &'a DomainMemory<F>, memory: &'a M) -> Self {
+        Self { map, memory, near: Lookaside::EMPTY }
+    }
+
+    /// Where a page is, if it is memory that may be read, and also written if `write`.
+    #[inline]
+    pub fn page(&mut self, gfn: Gfn, write: bool) -> Result<Mfn> {
+        Ok(self.mapping(gfn, write)?.mfn)
+    }
+
+    #[inline]
+    fn mapping(&mut self, gfn: Gfn, write: bool) -> Result<Mapping> {
+        match self.map.translate_near(self.memory, gfn, &mut self.near) {
+            Some(mapping)
+                if mapping.rights.read
+                    && (mapping.rights.write || !write)
+                    && mapping.cache == CachePolicy::Memory =>
+            {
+                Ok(mapping)
+            }
+            _ => Err(Errno::EFAULT),
+        }
+    }
+
+    /// Where a byte is in the machine.
+    #[inline]
+    pub(super) fn locate(&mut self, gpa: GuestPhys, write: bool) -> Result<HostPhys> {
+        Ok(self.page(gpa.gfn(), write)?.at(gpa.raw()))
+    }
+
+    /// The aligned word at `gpa`, and whether it may be written.
+    #[inline]
+    pub(super) fn word64(&mut self, gpa: GuestPhys) -> Result<(&'a AtomicU64, bool)> {
+        let mapping = self.mapping(gpa.gfn(), false)?;
+        Ok((self.memory.u64_at(mapping.mfn.at(gpa.raw() & !7)), mapping.rights.write))
+    }
+
+    /// The aligned word at `gpa`, and whether it may be written.
+    pub(super) fn word32(&mut self, gpa: GuestPhys) -> Result<(&'a AtomicU32, bool)> {
+        let mapping = self.mapping(gpa.gfn(), false)?;
+        Ok((self.memory.u32_at(mapping.mfn.at(gpa.raw() & !3)), mapping.rights.write))
+    }
+
+    /// Copies guest memory into `into`.
+    pub fn read(&mut self, from: GuestPhys, into: &mut [u8]) -> Result<()> {
+        let memory = self.memory;
+        read_pages(memory, from.raw(), into, |at| self.locate(GuestPhys::new(at), false))
+    }
+
+    /// Copies `bytes` to guest memory. On failure a part may have been written.
+    pub fn write(&mut self, to: GuestPhys, bytes: &[u8]) -> Result<()> {
+        let memory = self.memory;
+        write_pages(memory, to.raw(), bytes, |at| self.locate(GuestPhys::new(at), true))
+    }
+
+    /// Copies a structure from guest memory.
+    pub fn read_value<T: FromBytes + IntoBytes>(&mut self, from: GuestPhys) -> Result<T> {
+        let mut value = T::new_zeroed();
+        self.read(from, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Copies a structure to guest memory.
+    pub fn write_value<T: IntoBytes + Immutable>(&mut self, to: GuestPhys, value: &T) -> Result<()> {
+        self.write(to, value.as_bytes())
+    }
+}
+
+/// The last page that was translated.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    page: u64,
+    mfn: Mfn,
+    /// It was found writable, and its entry marked so.
+    write: bool,
+}
+
+/// A guest's memory by linear address, at one moment of one vCPU.
+#[derive(Debug)]
+pub struct Linear<'a, F, M> {
+    physical: Physical<'a, F, M>,
+    paging: Paging,
+    last: Last,
+}
+
+impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
+    /// The memory behind a physmap, as `paging` translates it.
+    #[inline]
+    pub const fn new(map: &'a DomainMemory<F>, memory: &'a M, paging: Paging) -> Self {
+        let last = Last { page: u64::MAX, mfn: Mfn::new(0), write: false };
+        Self { physical: Physical::new(map, memory), paging, last }
+    }
+
+    /// The same memory by guest-physical address.
+    pub const fn physical(&mut self) -> &mut Physical<'a, F, M> {
+        &mut self.physical
+    }
+
+    /// Where the byte at a linear address is in the machine.
+    #[inline]
+    fn locate(&mut self, gva: GuestVirt, write: bool) -> Result<HostPhys> {
+        let page = gva.raw() >> PAGE_SHIFT;
+        if page != self.last.page || (write && !self.last.write) {
+            let mut walker = Walker { physical: &mut self.physical, paging: &self.paging };
+            let host = walker.walk(gva, write)?;
+            self.last = Last { page, mfn: host.mfn(), write };
+            return Ok(host);
+        }
+        Ok(self.last.mfn.at(gva.raw()))
+    }
+
+    /// Copies guest memory into `into`.
+    #[inline]
+    pub fn read_bytes(&mut self, from: GuestVirt, into: &mut [u8]) -> Result<()> {
+        let memory = self.physical.memory;
+        if is_in_one_page(from, into.len()) {
+            let host = self.locate(from, false)?;
+            memory.read(host, into);
+            return Ok(());
+        }
+        read_pages(memory, from.raw(), into, |at| self.locate(GuestVirt::new(at), false))
+    }
+
+    /// Copies `bytes` to guest memory. On failure a part may have been written.
+    #[inline]
+    pub fn write_bytes(&mut self, to: GuestVirt, bytes: &[u8]) -> Result<()> {
+        let memory = self.physical.memory;
+        if is_in_one_page(to, bytes.len()) {
+            let host = self.locate(to, true)?;
+            memory.write(host, bytes);
+            return Ok(());
+        }
+        write_pages(memory, to.raw(), bytes, |at| self.locate(GuestVirt::new(at), true))
+    }
+
+    /// Copies a structure from guest memory.
+    #[inline]
+    pub fn read<T: FromBytes + IntoBytes>(&mut self, from: GuestVirt) -> Result<T> {
+        let mut value = T::new_zeroed();
+        self.read_bytes(from, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Copies a structure to guest memory.
+    #[inline]
+    pub fn write<T: IntoBytes + Immutable>(&mut self, to: GuestVirt, value: &T) -> Result<()> {
+        self.write_bytes(to, value.as_bytes())
+    }
+
+    /// Copies element `index` of an array from guest memory.
+    #[inline]
+    pub fn read_element<T: FromBytes + IntoBytes>(&mut self, array: GuestVirt, index: u64) -> Result<T> {
+        self.read(element::<T>(array, index)?)
+    }
+
+    /// Copies element `index` of an array to guest memory.
+    #[inline]
+    pub fn write_element<T: IntoBytes + Immutable>(
+        &mut self,
+        array: GuestVirt,
+        index: u64,
+        value: &T,
+    ) -> Result<()> {
+        self.write(element::<T>(array, index)?, value)
+    }
+
+    /// Copies elements of an array, from `index` on, from guest memory.
+    pub fn read_slice<T: FromBytes + IntoBytes>(
+        &mut self,
+        array: GuestVirt,
+        index: u64,
+        into: &mut [T],
+    ) -> Result<()> {
+        self.read_bytes(element::<T>(array, index)?, into.as_mut_bytes())
+    }
+
+    /// Copies elements of an array, from `index` on, to guest memory.
+    pub fn write_slice<T: IntoBytes + Immutable>(
+        &mut self,
+        array: GuestVirt,
+        index: u64,
+        from: &[T],
+    ) -> Result<()> {
+        self.write_bytes(element::<T>(array, index)?, from.as_bytes())
+    }
+
+    /// Checks that bytes can be written, for calls that must not fail after they have done their work.
+    pub fn check_write(&mut self, to: GuestVirt, bytes: u64) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let last = to.raw().checked_add(bytes - 1).ok_or(Errno::EFAULT)?;
+        for page in to.raw() >> PAGE_SHIFT..=last >> PAGE_SHIFT {
+            self.locate(GuestVirt::new(page << PAGE_SHIFT), true)?;
+        }
+        Ok(())
+    }
+}
+
+/// The address of an element of an array.
+#[inline]
+fn element<T>(array: GuestVirt, index: u64) -> Result<GuestVirt> {
+    let offset = index.checked_mul(size_of::<T>() as u64).ok_or(Errno::EFAULT)?;
+    array.checked_add(offset).ok_or(Errno::EFAULT)
+}
+
+/// Whether there are bytes, and all are in one page: the usual case, without a loop.
+#[inline]
+const fn is_in_one_page(at: GuestVirt, len: usize) -> bool {
+    len != 0 && at.offset() + len <= PAGE_BYTES as usize
+}
+
+/// How many of `len` bytes from `at` on lie in its page.
+fn in_page(at: u64, len: usize) -> usize {
+    let room = PAGE_BYTES - (at & (PAGE_BYTES - 1));
+    usize::try_from(room).map_or(len, |room| room.min(len))
+}
+
+fn read_pages<M: PhysMemory>(
+    memory: &M,
+    from: u64,
+    mut into: &mut [u8],
+    mut locate: impl FnMut(u64) -> Result<HostPhys>,
+) -> Result<()> {
+    let mut at = Some(from);
+    while !into.is_empty() {
+        let here = at.ok_or(Errno::EFAULT)?;
+        let (head, tail) = into.split_at_mut(in_page(here, into.len()));
+        memory.read(locate(here)?, head);
+        at = here.checked_add(head.len() as u64);
+        into = tail;
+    }
+    Ok(())
+}
+
+fn write_pages<M: PhysMemory>(
+    memory: &M,
+    to: u64,
+    mut bytes: &[u8],
+    mut locate: impl FnMut(u64) -> Result<HostPhys>,
+) -> Result<()> {
+    let mut at = Some(to);
+    while !bytes.is_empty() {
+        let here = at.ok_or(Errno::EFAULT)?;
+        let (head, tail) = bytes.split_at(in_page(here, bytes.len()));
+        memory.write(locate(here)?, head);
+        at = here.checked_add(head.len() as u64);
+        bytes = tail;
+    }
+    Ok(())
+}
