@@ -9,7 +9,7 @@ use super::physmap::DomainMemory;
 use super::walk::{Paging, Walker};
 use crate::hw::{CachePolicy, EntryFormat, HostPhys, Mfn, PAGE_BYTES, PAGE_SHIFT, PhysMemory};
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use pv_abi::errno::{Errno, Result};
+use pv_abi::{Errno, Result};
 use pv_abi::ids::{Gfn, GuestPhys, GuestVirt};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -91,6 +91,9 @@ impl<'a, F: EntryFormat, M: PhysMemory> Physical<'a, F, M> {
         self.write(to, value.as_bytes())
     }
 }
+
+/// The longest range that [`Linear::check_write`] looks at: nothing that a guest names may take for ever.
+const MOST_CHECKED: u64 = 1 << 24;
 
 /// The last page that was translated.
 #[derive(Clone, Copy, Debug)]
@@ -215,6 +218,9 @@ impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
         if bytes == 0 {
             return Ok(());
         }
+        if bytes > MOST_CHECKED {
+            return Err(Errno::E2BIG);
+        }
         let last = to.raw().checked_add(bytes - 1).ok_or(Errno::EFAULT)?;
         for page in to.raw() >> PAGE_SHIFT..=last >> PAGE_SHIFT {
             self.locate(GuestVirt::new(page << PAGE_SHIFT), true)?;
@@ -233,7 +239,7 @@ fn element<T>(array: GuestVirt, index: u64) -> Result<GuestVirt> {
 /// Whether there are bytes, and all are in one page: the usual case, without a loop.
 #[inline]
 const fn is_in_one_page(at: GuestVirt, len: usize) -> bool {
-    len != 0 && at.offset() + len <= PAGE_BYTES as usize
+    len != 0 && len <= PAGE_BYTES as usize && at.offset() + len as u64 <= PAGE_BYTES
 }
 
 /// How many of `len` bytes from `at` on lie in its page.

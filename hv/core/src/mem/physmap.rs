@@ -14,8 +14,10 @@ use super::frame::{FrameState, HeldFrames, NO_GFN, OutOfMemory, PageRef, Ram, Sh
 use super::npt::{GFN_END, Lookaside, MapError, Mapping, Npt, Run};
 use crate::hw::{CachePolicy, EntryFormat, HostPhys, Mfn, Order, PageSize, Pages, PhysMemory, Rights};
 use alloc::sync::Arc;
-use pv_abi::errno::{Errno, Result};
+use alloc::vec::Vec;
+use pv_abi::{Errno, Result};
 use pv_abi::ids::{DomainId, Gfn};
+use pv_abi::memory::E820Entry;
 
 /// What a place in a physmap holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +55,7 @@ pub struct DomainMemory<F> {
     account: Arc<PageAccount>,
     generation: Generation,
     highest: Gfn,
+    map: Vec<E820Entry>,
 }
 
 impl From<MapError> for Errno {
@@ -92,6 +95,7 @@ impl<F: EntryFormat> DomainMemory<F> {
             account: Arc::new(PageAccount::new(config.maximum)),
             generation: Generation::default(),
             highest: Gfn::new(0),
+            map: Vec::new(),
         })
     }
 
@@ -123,6 +127,16 @@ impl<F: EntryFormat> DomainMemory<F> {
     /// The highest frame number that was ever in use.
     pub const fn highest(&self) -> Gfn {
         self.highest
+    }
+
+    /// The memory map that the domain is told.
+    pub fn map(&self) -> &[E820Entry] {
+        &self.map
+    }
+
+    /// Sets the memory map that the domain is told.
+    pub fn set_map(&mut self, map: Vec<E820Entry>) {
+        self.map = map;
     }
 
     /// How many nested tables there are.

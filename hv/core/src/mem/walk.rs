@@ -10,7 +10,7 @@
 use super::access::Physical;
 use crate::hw::{EntryFormat, HostPhys, PhysMemory};
 use core::sync::atomic::Ordering::Relaxed;
-use pv_abi::errno::{Errno, Result};
+use pv_abi::{Errno, Result};
 use pv_abi::ids::{GuestPhys, GuestVirt};
 
 const CR0_WP: u64 = 1 << 16;
