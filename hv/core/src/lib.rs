@@ -13,8 +13,10 @@ extern crate alloc;
 extern crate std;
 
 pub mod domain;
+pub mod event;
 pub mod hw;
 pub mod mem;
+pub mod sched;
 pub mod system;
 #[cfg(test)]
 pub mod testing;
