@@ -43,6 +43,7 @@ pub const RESERVED_CONSOLE: GrantRef = GrantRef::new(0);
 /// Entry that shares the XenStore ring (`GNTTAB_RESERVED_XENSTORE`).
 pub const RESERVED_XENSTORE: GrantRef = GrantRef::new(1);
 /// Entries in one frame of a version 1 table.
+#[allow(clippy::cast_possible_truncation)] // 512
 pub const ENTRIES_PER_FRAME: u32 = (crate::PAGE_SIZE / size_of::<GrantEntry>()) as u32;
 
 bitflags! {

@@ -167,6 +167,7 @@ macro_rules! declare {
 crate::for_each_hypercall!(declare);
 
 /// Index of the table by number and sub-operation.
+#[allow(clippy::cast_possible_truncation)] // below 64
 static INDEX: [[Option<Call>; LIMIT]; LIMIT] = {
     let mut index = [[None; LIMIT]; LIMIT];
     let mut row = 0;

@@ -1,1 +1,0 @@
-//! The boot bundle's manifest.

@@ -1,0 +1,50 @@
+//! The value of `vif`: `bridge[,mac=02:…][,rate=10M][,antispoof]`.
+
+use super::parse_size;
+
+/// A network interface of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vif {
+    /// Its address; the driver domain makes one when there is none.
+    pub mac: Option<[u8; 6]>,
+    /// Most bytes that the guest may send in a second.
+    pub rate: Option<u64>,
+    /// Whether frames with another sender than `mac` are dropped.
+    pub antispoof: bool,
+}
+
+impl Vif {
+    /// Reads a value.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(',').map(str::trim);
+        if words.next()? != "bridge" {
+            return None;
+        }
+        let mut vif = Self { mac: None, rate: None, antispoof: false };
+        for word in words {
+            match word.split_once('=') {
+                Some(("mac", value)) if vif.mac.is_none() => vif.mac = Some(mac(value)?),
+                Some(("rate", value)) if vif.rate.is_none() => {
+                    vif.rate = Some(parse_size(value).filter(|rate| *rate > 0)?);
+                }
+                None if word == "antispoof" && !vif.antispoof => vif.antispoof = true,
+                _ => return None,
+            }
+        }
+        Some(vif)
+    }
+}
+
+/// Six bytes in hexadecimal; not a group's address.
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut words = text.split(':');
+    for byte in &mut mac {
+        let word = words.next()?;
+        if word.len() != 2 || !word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        *byte = u8::from_str_radix(word, 16).ok()?;
+    }
+    (words.next().is_none() && mac[0] & 1 == 0).then_some(mac)
+}
