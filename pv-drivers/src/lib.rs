@@ -28,7 +28,11 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(test)]
+mod mock;
 pub mod platform;
+pub mod ring;
 pub mod share;
+pub mod xs;
 
 pub use platform::{Platform, SharedMemory};
