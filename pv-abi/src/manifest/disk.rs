@@ -1,14 +1,14 @@
-//! The value of `disk`: `SOURCE[:START+LENGTH][,ro]` with SOURCE `virtio`, `virtio0`, `ide1` or `memory:16M`.
+//! The value of `disk`: `SOURCE[:START+LENGTH][,ro]` with SOURCE `machine` (every disk of the machine), `machine0` or `memory:16M`.
 
 use super::parse_size;
 
 /// Where a disk's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskSource {
-    /// The virtio disk with this number, counted by PCI address.
-    Virtio(u32),
-    /// The IDE disk with this number.
-    Ide(u32),
+    /// Every disk of the machine, in the order in which the driver domain finds them.
+    Machine,
+    /// The disk of the machine with this number, in the same order.
+    MachineDisk(u32),
     /// Memory of the driver domain, this many bytes, zero at first.
     Memory(u64),
 }
@@ -56,18 +56,12 @@ fn source(text: &str) -> Option<(DiskSource, Option<(u64, u64)>)> {
         Some(place) => Some(range(place)?),
         None => None,
     };
-    if let Some(number) = name.strip_prefix("virtio") {
-        return Some((DiskSource::Virtio(index(number)?), range));
-    }
-    Some((DiskSource::Ide(index(name.strip_prefix("ide")?)?), range))
-}
-
-/// A number, or nothing for 0.
-fn index(text: &str) -> Option<u32> {
-    if text.is_empty() {
-        Some(0)
-    } else {
-        text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
+    match name.strip_prefix("machine")? {
+        "" if range.is_none() => Some((DiskSource::Machine, None)),
+        number if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
+            Some((DiskSource::MachineDisk(number.parse().ok()?), range))
+        }
+        _ => None,
     }
 }
 

@@ -19,7 +19,7 @@
 //! weight = 256
 //! cap = 0
 //! cpus = 0-3                      # or a list: 0,2-3
-//! disk = virtio0:1M+64M           # repeated, in the order of the guest's device names; see [`disk`]
+//! disk = machine0:1M+64M          # repeated, in the order of the guest's device names; see [`disk`]
 //! vif = bridge,mac=02:00:00:00:00:01,rate=10M,antispoof
 //! ```
 //!

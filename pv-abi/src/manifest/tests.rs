@@ -25,8 +25,8 @@ start = manual
 weight = 512
 cap = 50
 cpus = 0,2-3
-disk = virtio
-disk = virtio1:1M+64M,ro
+disk = machine
+disk = machine1:1M+64M,ro
 disk = memory:16M
 vif = bridge,mac=02:00:00:00:00:01,rate=10M,antispoof
 vif = bridge
@@ -55,8 +55,8 @@ fn a_whole_manifest_is_read() {
     assert_eq!(
         disks,
         [
-            Disk { source: DiskSource::Virtio(0), range: None, read_only: false },
-            Disk { source: DiskSource::Virtio(1), range: Some((1 << 20, 64 << 20)), read_only: true },
+            Disk { source: DiskSource::Machine, range: None, read_only: false },
+            Disk { source: DiskSource::MachineDisk(1), range: Some((1 << 20, 64 << 20)), read_only: true },
             Disk { source: DiskSource::Memory(16 << 20), range: None, read_only: false },
         ]
     );
@@ -123,10 +123,10 @@ fn wrong_values_are_refused() {
         ("cpus", "3-1"),
         ("cpus", "64"),
         ("disk", "floppy"),
-        ("disk", "virtio:1M"),
-        ("disk", "virtio:1+512"),
-        ("disk", "virtio:0+0"),
-        ("disk", "virtio,rw"),
+        ("disk", "machine0:1M"),
+        ("disk", "machine0:1+512"),
+        ("disk", "machine0:0+0"),
+        ("disk", "machine,rw"),
         ("disk", "memory"),
         ("disk", "memory:100"),
         ("vif", "nat"),
