@@ -23,8 +23,12 @@ pub enum Verb {
     Build(Build),
     /// Boots a domain set in an emulator, with a shell on the guest's console
     Run(Run),
+    /// Checks everything: form, lints, host tests, both kinds of processor in their emulators
+    Test(Test),
     /// Makes an ISO that boots on real machines, from BIOS and from UEFI
     Image(Image),
+    /// Writes the parts of the book that are made from the code
+    Docs(Docs),
 }
 
 /// Options of `setup`.
@@ -134,6 +138,30 @@ pub struct Run {
     /// The machine.
     #[command(flatten)]
     pub machine: Machine,
+}
+
+/// Options of `test`.
+#[derive(Args)]
+pub struct Test {
+    /// Only tests with one of these in their names
+    pub filter: Vec<String>,
+    /// Only the inner loop: what needs seconds, and one kind of processor
+    #[arg(long)]
+    pub quick: bool,
+    /// Only lists the tests
+    #[arg(long)]
+    pub list: bool,
+    /// Prints the emulators' command lines
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// Options of `docs`.
+#[derive(Args)]
+pub struct Docs {
+    /// Writes nothing, and ends with 1 if something would change
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Options of `image`.

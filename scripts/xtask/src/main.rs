@@ -6,6 +6,7 @@ mod build;
 mod bundle;
 mod cli;
 mod disk;
+mod docs;
 mod emulator;
 mod image;
 mod machine;
@@ -14,6 +15,7 @@ mod run;
 mod say;
 mod setup;
 mod terminal;
+mod test;
 mod workspace;
 
 use clap::Parser;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         cli::Verb::Setup(options) => setup::verb(&options),
         cli::Verb::Build(options) => build::verb(&options),
         cli::Verb::Run(options) => run::verb(&options),
+        cli::Verb::Test(options) => test::verb(&options),
+        cli::Verb::Docs(options) => docs::verb(&options),
         cli::Verb::Image(options) => image::verb(&options),
     };
     match done {

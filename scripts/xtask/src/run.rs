@@ -15,6 +15,9 @@ use std::time::Duration;
 const ENCODED: AsciiSet =
     NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b',').remove(b':');
 
+/// What tells the control domain to end the machine once the guests have ended.
+const UNTIL_GUESTS: &str = "until=guests";
+
 /// Runs `cargo xtask run`.
 pub fn verb(options: &cli::Run) -> Result<u8> {
     let choice = emulator::choose(&options.machine)?;
@@ -91,13 +94,19 @@ pub fn domain_set(options: &cli::Run, emulator: Emulator, disks: usize) -> Resul
         bundle::append(&mut set.guest()?.cmdline, words);
     }
     if let Some(commands) = &options.exec {
-        let word = format!("exec={}", utf8_percent_encode(commands, &ENCODED));
-        bundle::append(&mut set.guest()?.cmdline, &word);
-    }
-    if options.exec.is_some() || options.kernel.is_some() {
-        bundle::append(&mut set.control()?.cmdline, "until=guests");
+        add_commands(&mut set, commands)?;
+    } else if options.kernel.is_some() {
+        bundle::append(&mut set.control()?.cmdline, UNTIL_GUESTS);
     }
     Ok(set)
+}
+
+/// Lets the guest run shell commands, and the machine end when it has.
+pub fn add_commands(set: &mut DomainSet, commands: &str) -> Result<()> {
+    let word = format!("exec={}", utf8_percent_encode(commands, &ENCODED));
+    bundle::append(&mut set.guest()?.cmdline, &word);
+    bundle::append(&mut set.control()?.cmdline, UNTIL_GUESTS);
+    Ok(())
 }
 
 /// Returns a file's absolute path as a domain set writes it.

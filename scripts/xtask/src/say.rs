@@ -5,7 +5,7 @@ use std::io::Write;
 /// Prints a step that begins, or a fact worth knowing.
 pub fn step(text: impl AsRef<str>) {
     let mut out = std::io::stderr().lock();
-    let _ = write!(out, "xtask: {}\n", text.as_ref());
+    let _ = writeln!(out, "xtask: {}", text.as_ref());
 }
 
 /// Prints a warning.

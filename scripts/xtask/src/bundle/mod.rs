@@ -19,3 +19,12 @@ pub fn write(set: &DomainSet, images: &Images) -> Result<Vec<u8>> {
     }
     archive.finish()
 }
+
+/// Builds an archive of some files as they are, good or bad.
+pub fn archive(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let mut archive = cpio::Archive::new();
+    for (name, content) in files {
+        archive.add(name, content)?;
+    }
+    archive.finish()
+}

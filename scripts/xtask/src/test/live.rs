@@ -1,0 +1,144 @@
+//! Machines for cases: lanes, boots, and what a console must show.
+
+use super::{Context, Verdict};
+use crate::bundle::DomainSet;
+use crate::cli::Emulator;
+use crate::emulator::{Boot, Config};
+use crate::machine::{self, Console, End, Report};
+use crate::{process, run, workspace};
+use anyhow::{Result, bail};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The shortest time-out of a machine, whatever it does: many times what it takes on a slow computer.
+pub const LIMIT: Duration = Duration::from_secs(240);
+
+/// A kind of processor, and how many of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lane {
+    /// QEMU with AMD-V, or Bochs with VT-x.
+    pub emulator: Emulator,
+    /// The number of processors.
+    pub processors: u32,
+}
+
+/// One processor with AMD-V.
+pub const SVM: Lane = Lane { emulator: Emulator::Qemu, processors: 1 };
+/// One processor with VT-x.
+pub const VMX: Lane = Lane { emulator: Emulator::Bochs, processors: 1 };
+
+impl Lane {
+    /// Returns the lane with another number of processors.
+    pub const fn at(self, processors: u32) -> Lane {
+        Lane { processors, ..self }
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.emulator {
+            Emulator::Qemu => "svm",
+            Emulator::Bochs => "vmx",
+        };
+        write!(f, "{kind}@{}", self.processors)
+    }
+}
+
+/// A machine for a case.
+pub struct Machine<'a> {
+    context: &'a Context,
+    /// The case's name, for the files it leaves.
+    name: String,
+    lane: Lane,
+    disks: Vec<PathBuf>,
+    memory: u64,
+    limit: Duration,
+}
+
+impl<'a> Machine<'a> {
+    /// Returns a machine without disks.
+    pub fn new(context: &'a Context, name: &str, lane: Lane) -> Machine<'a> {
+        let name = format!("{name}-{lane}").replace(['/', '@'], "-");
+        Machine { context, name, lane, disks: Vec::new(), memory: 512 << 20, limit: LIMIT }
+    }
+
+    /// Gives the machine disks.
+    pub fn disks(mut self, disks: &[PathBuf]) -> Machine<'a> {
+        self.disks = disks.to_vec();
+        self
+    }
+
+    /// Gives the machine more time.
+    pub fn limit(mut self, seconds: u64) -> Machine<'a> {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Boots a domain set and waits for the end. The console is kept in a file.
+    pub fn boot(&self, set: &DomainSet) -> Result<Report> {
+        let mut set = set.clone();
+        set.name_disks(self.lane.emulator, self.disks.len())?;
+        let images = self.context.images()?;
+        let bundle = images.bundle(&set, &format!("test/{}.bundle", self.name))?;
+        let boot = run::boot(images, &bundle, self.lane.emulator, &format!("test/{}", self.name))?;
+        let report = self.start(boot);
+        let _ = std::fs::remove_file(bundle);
+        report
+    }
+
+    /// Boots something and waits for the end. The console is kept in a file.
+    pub fn start(&self, boot: Boot) -> Result<Report> {
+        let iso = match &boot {
+            Boot::Iso(iso) => Some(iso.clone()),
+            _ => None,
+        };
+        let config = Config {
+            emulator: self.lane.emulator,
+            kvm: false,
+            processors: self.lane.processors,
+            memory: self.memory,
+            disks: self.disks.clone(),
+            icount: false,
+            without_virtualization: false,
+            boot,
+        };
+        self.run(&config, iso)
+    }
+
+    /// Runs a machine of any configuration.
+    pub fn run(&self, config: &Config, litter: Option<PathBuf>) -> Result<Report> {
+        let report = machine::run(config, Console::Hidden, Some(self.limit), self.context.verbose);
+        if let Some(file) = litter {
+            let _ = std::fs::remove_file(file);
+        }
+        let report = report?;
+        std::fs::write(self.context.file(&format!("{}.log", self.name))?, &report.console)?;
+        Ok(report)
+    }
+}
+
+/// Judges a machine that should have ended with status 0, with all of `signs` on its console.
+pub fn judge(report: &Report, signs: &[&str]) -> Verdict {
+    if report.end != End::PowerOff(0) {
+        return failed(report, report.end.to_string());
+    }
+    match signs.iter().find(|sign| !report.console.contains(**sign)) {
+        Some(sign) => failed(report, format!("the console never shows {sign:?}")),
+        None => Verdict::passed(),
+    }
+}
+
+/// Returns a failure with the console's end.
+pub fn failed(report: &Report, why: impl Into<String>) -> Verdict {
+    Verdict::Failed { why: why.into(), end: process::tail(&report.console, 30) }
+}
+
+/// Reads a domain set of the repository.
+pub fn set(name: &str) -> Result<DomainSet> {
+    let file = workspace::root().join("scripts/domains").join(name);
+    if !file.is_file() {
+        bail!("there is no domain set {}", file.display());
+    }
+    DomainSet::read(&file)
+}

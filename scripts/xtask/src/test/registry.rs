@@ -1,0 +1,54 @@
+//! The list of all cases, in the order in which they run: the cheap ones first.
+
+use super::{Context, Verdict, boot, conformance, repository, rust, tool};
+use anyhow::Result;
+
+/// What a case does.
+type Run = Box<dyn Fn(&Context) -> Result<Verdict>>;
+
+/// One case.
+pub struct Case {
+    /// Its name, which a filter is compared with.
+    pub name: String,
+    /// Whether it belongs to the inner loop.
+    pub quick: bool,
+    /// What it does. An error is a failure too.
+    pub run: Run,
+}
+
+impl Case {
+    /// Returns a case that runs with every test.
+    pub fn new(name: impl Into<String>, run: impl Fn(&Context) -> Result<Verdict> + 'static) -> Case {
+        Case { name: name.into(), quick: false, run: Box::new(run) }
+    }
+
+    /// Returns a case that also runs with `--quick`.
+    pub fn quick(name: impl Into<String>, run: impl Fn(&Context) -> Result<Verdict> + 'static) -> Case {
+        Case { quick: true, ..Case::new(name, run) }
+    }
+}
+
+/// Returns all cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(repository::cases());
+    cases.extend(rust::cases());
+    cases.extend(tool::cases());
+    cases.extend(boot::cases());
+    cases.extend(conformance::cases());
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own() {
+        let cases = cases();
+        let names: BTreeSet<_> = cases.iter().map(|case| &case.name).collect();
+        assert_eq!(names.len(), cases.len());
+        assert!(cases.iter().any(|case| case.quick) && !cases.iter().all(|case| case.quick));
+    }
+}

@@ -1,0 +1,84 @@
+//! Cases about this tool as its user meets it.
+
+use super::{Case, Context, Verdict};
+use crate::process::{self, Finished};
+use anyhow::{Result, ensure};
+use std::process::Command;
+use std::time::Duration;
+
+/// Returns the cases.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::quick("tool/help", |_| help()),
+        Case::quick("tool/refusals", |_| refusals()),
+        Case::new("tool/list", |_| list()),
+        Case::new("tool/any-folder", any_folder),
+    ]
+}
+
+/// Runs this very program with some words.
+pub fn xtask(words: &[&str], limit: Duration) -> Result<Finished> {
+    process::collect(Command::new(std::env::current_exe()?).args(words), limit)
+}
+
+const SOON: Duration = Duration::from_secs(120);
+
+fn help() -> Result<Verdict> {
+    let all = xtask(&["--help"], SOON)?;
+    ensure!(all.passed(), "--help ended with {:?}", all.code);
+    for verb in ["setup", "build", "run", "test", "image", "docs"] {
+        ensure!(all.output.contains(verb), "--help does not name {verb}");
+        let own = xtask(&[verb, "--help"], SOON)?;
+        ensure!(
+            own.passed() && own.output.contains("Usage: cargo xtask"),
+            "{verb} --help ended with {:?}",
+            own.code
+        );
+    }
+    Ok(Verdict::passed())
+}
+
+/// What cannot be done ends with 2, and says why.
+fn refusals() -> Result<Verdict> {
+    let cases: [(&[&str], &str); 8] = [
+        (&["frobnicate"], "frobnicate"),
+        (&["run", "--emulator", "simics"], "simics"),
+        (&["run", "--cpu", "vmx", "--emulator", "qemu", "--accel", "tcg"], "no VT-x"),
+        (&["run", "--cpu", "vmx", "--icount", "--accel", "tcg"], "icount"),
+        (&["run", "--mem", "lots"], "lots"),
+        (&["run", "--disk", "/nonexistent/disk"], "/nonexistent/disk"),
+        (&["run", "--initrd", "/dev/null"], "--kernel"),
+        (&["test", "no-such-test-anywhere"], "no-such-test-anywhere"),
+    ];
+    for (words, sign) in cases {
+        let done = xtask(words, SOON)?;
+        ensure!(
+            done.code == Some(2),
+            "`{}` ended with {:?}, not with 2:\n{}",
+            words.join(" "),
+            done.code,
+            done.output
+        );
+        ensure!(done.output.contains(sign), "`{}` does not say {sign}:\n{}", words.join(" "), done.output);
+    }
+    Ok(Verdict::passed())
+}
+
+fn list() -> Result<Verdict> {
+    let done = xtask(&["test", "--list", "tool/"], SOON)?;
+    ensure!(
+        done.passed() && done.output.contains("tool/list") && !done.output.contains("format"),
+        "--list shows\n{}",
+        done.output
+    );
+    Ok(Verdict::passed())
+}
+
+/// The tool finds its repository from any folder.
+fn any_folder(_: &Context) -> Result<Verdict> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["test", "lines/hv"]).current_dir("/");
+    let done = process::collect(&mut command, SOON)?;
+    ensure!(done.output.contains("ok lines/hv"), "from / it says\n{}", done.output);
+    Ok(Verdict::passed())
+}
