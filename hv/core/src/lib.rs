@@ -15,6 +15,7 @@ extern crate std;
 pub mod boot;
 pub mod domain;
 pub mod event;
+pub mod grant;
 pub mod hw;
 pub mod mem;
 pub mod sched;

@@ -7,10 +7,10 @@
 use super::npt::{Lookaside, Mapping};
 use super::physmap::DomainMemory;
 use super::walk::{Paging, Walker};
-use crate::hw::{CachePolicy, EntryFormat, HostPhys, Mfn, PAGE_BYTES, PAGE_SHIFT, PhysMemory};
+use crate::hw::{EntryFormat, HostPhys, Mfn, PAGE_BYTES, PAGE_SHIFT, PhysMemory};
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use pv_abi::{Errno, Result};
 use pv_abi::ids::{Gfn, GuestPhys, GuestVirt};
+use pv_abi::{Errno, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A guest's memory by guest-physical address.
@@ -37,13 +37,7 @@ impl<'a, F: EntryFormat, M: PhysMemory> Physical<'a, F, M> {
     #[inline]
     fn mapping(&mut self, gfn: Gfn, write: bool) -> Result<Mapping> {
         match self.map.translate_near(self.memory, gfn, &mut self.near) {
-            Some(mapping)
-                if mapping.rights.read
-                    && (mapping.rights.write || !write)
-                    && mapping.cache == CachePolicy::Memory =>
-            {
-                Ok(mapping)
-            }
+            Some(mapping) if mapping.is_memory(write) => Ok(mapping),
             _ => Err(Errno::EFAULT),
         }
     }

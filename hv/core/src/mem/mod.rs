@@ -4,6 +4,7 @@
 //! - [`npt`]: nested page tables, for every vendor's format
 //! - [`flush`]: what is owed after a translation was taken away
 //! - [`DomainMemory`]: a domain's physmap and its quota
+//! - [`op`]: the memory operations of the ABI
 //! - [`Linear`], [`Physical`]: what a guest's pointers lead to, copied
 
 mod access;
@@ -12,6 +13,8 @@ mod departures;
 pub mod flush;
 pub mod frame;
 pub mod npt;
+pub mod op;
+pub mod pair;
 mod physmap;
 mod walk;
 

@@ -38,6 +38,14 @@ pub struct Mapping {
     pub size: PageSize,
 }
 
+impl Mapping {
+    /// Whether it leads to memory, not registers, that may be read, and also written if `write`.
+    #[inline]
+    pub fn is_memory(&self, write: bool) -> bool {
+        self.rights.read && (self.rights.write || !write) && self.cache == CachePolicy::Memory
+    }
+}
+
 /// A mapping could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {

@@ -15,9 +15,9 @@ use super::npt::{GFN_END, Lookaside, MapError, Mapping, Npt, Run};
 use crate::hw::{CachePolicy, EntryFormat, HostPhys, Mfn, Order, PageSize, Pages, PhysMemory, Rights};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use pv_abi::{Errno, Result};
 use pv_abi::ids::{DomainId, Gfn};
 use pv_abi::memory::E820Entry;
+use pv_abi::{Errno, Result};
 
 /// What a place in a physmap holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,8 +10,8 @@
 use super::access::Physical;
 use crate::hw::{EntryFormat, HostPhys, PhysMemory};
 use core::sync::atomic::Ordering::Relaxed;
-use pv_abi::{Errno, Result};
 use pv_abi::ids::{GuestPhys, GuestVirt};
+use pv_abi::{Errno, Result};
 
 const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
