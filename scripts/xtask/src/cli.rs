@@ -48,9 +48,6 @@ pub struct Build {
     /// The domain set that goes into the boot bundle
     #[arg(long, value_name = "FILE")]
     pub domains: Option<PathBuf>,
-    /// The emulator whose disks the set's `machine` disks name
-    #[arg(long, value_enum, default_value_t = Emulator::Qemu)]
-    pub emulator: Emulator,
 }
 
 /// The emulators that can be the machine.

@@ -2,7 +2,7 @@
 
 use crate::build::{Images, default_domains};
 use crate::bundle::DomainSet;
-use crate::cli::{self, Emulator};
+use crate::cli;
 use crate::setup::{Need, need};
 use crate::{process, say, workspace};
 use anyhow::{Context, Result, bail};
@@ -26,8 +26,7 @@ pub fn verb(options: &cli::Image) -> Result<u8> {
     need(&[Need::Iso])?;
     let images = Images::build()?;
     let file = options.domains.clone().unwrap_or_else(default_domains);
-    let mut set = DomainSet::read(&file)?;
-    set.name_disks(Emulator::Qemu, 1)?;
+    let set = DomainSet::read(&file)?;
     let bundle = images.bundle(&set, "image.bundle")?;
     let output = match &options.output {
         Some(file) => std::path::absolute(file)?,

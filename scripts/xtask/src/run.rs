@@ -23,7 +23,7 @@ pub fn verb(options: &cli::Run) -> Result<u8> {
     let choice = emulator::choose(&options.machine)?;
     let disks = disks(&options.machine.disk)?;
     let images = Images::build()?;
-    let set = domain_set(options, choice.emulator, disks.len())?;
+    let set = domain_set(options, disks.len())?;
     let bundle = images.bundle(&set, "run.bundle")?;
     let boot = boot(&images, &bundle, choice.emulator, "run")?;
     let config = Config::new(&options.machine, choice, disks, boot)?;
@@ -78,12 +78,12 @@ fn disks(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Returns the domain set with the changes that the options ask for.
-pub fn domain_set(options: &cli::Run, emulator: Emulator, disks: usize) -> Result<DomainSet> {
+pub fn domain_set(options: &cli::Run, disks: usize) -> Result<DomainSet> {
     let mut set = DomainSet::read(&options.domains.clone().unwrap_or_else(default_domains))?;
     if let Some(words) = &options.hv_cmdline {
         set.add_to_hv(words);
     }
-    set.name_disks(emulator, disks)?;
+    set.check_disks(disks)?;
     if let Some(kernel) = &options.kernel {
         let guest = set.guest()?;
         guest.kernel = path(kernel)?;
@@ -124,7 +124,7 @@ mod tests {
     fn manifest(words: &[&str]) -> String {
         let words = ["xtask", "run"].iter().chain(words);
         match cli::Cli::parse_from(words).verb {
-            cli::Verb::Run(run) => domain_set(&run, Emulator::Qemu, 1).unwrap().manifest(),
+            cli::Verb::Run(run) => domain_set(&run, 1).unwrap().manifest().unwrap(),
             _ => unreachable!("the verb is run"),
         }
     }

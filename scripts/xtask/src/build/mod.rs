@@ -66,8 +66,7 @@ pub fn default_domains() -> PathBuf {
 pub fn verb(options: &cli::Build) -> Result<u8> {
     let images = Images::build()?;
     let file = options.domains.clone().unwrap_or_else(default_domains);
-    let mut set = DomainSet::read(&file)?;
-    set.name_disks(options.emulator, 1)?;
+    let set = DomainSet::read(&file)?;
     let bundle = images.bundle(&set, "boot.bundle")?;
     for file in [images.hypervisor(), images.guest(GUEST_KERNEL), bundle] {
         let size = std::fs::metadata(&file).with_context(|| format!("no {}", file.display()))?.len();

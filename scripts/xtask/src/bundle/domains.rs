@@ -1,7 +1,7 @@
 //! The readable description of a domain set, and the manifest it becomes.
 
-use crate::cli::Emulator;
 use anyhow::{Context, Result, bail, ensure};
+use pv_abi::manifest::{Disk, DiskSource, Manifest};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -121,33 +121,16 @@ impl DomainSet {
             .context("no domain of the set has the role \"control\"")
     }
 
-    /// Replaces the disks that a set calls `machine` by what the emulator's disks are called: `machine` alone stands for
-    /// all `count` of them, `machineN` for one, and an offset, a size or `,ro` may follow.
-    pub fn name_disks(&mut self, emulator: Emulator, count: usize) -> Result<()> {
-        let kind = match emulator {
-            Emulator::Qemu => "virtio",
-            Emulator::Bochs => "ide",
-        };
-        for (name, domain) in &mut self.domains {
-            let mut named = Vec::new();
+    /// Tells whether a machine with `count` disks has all that the set names.
+    pub fn check_disks(&self, count: usize) -> Result<()> {
+        for (name, domain) in &self.domains {
             for disk in &domain.disk {
-                let Some(rest) = disk.strip_prefix("machine") else {
-                    named.push(disk.clone());
-                    continue;
-                };
-                let digits = rest.chars().take_while(char::is_ascii_digit).count();
-                if digits == 0 {
-                    named.extend((0..count).map(|index| format!("{kind}{index}{rest}")));
-                    continue;
-                }
-                let (index, tail) = rest.split_at(digits);
-                let index: usize = index.parse().context("the number of a disk is too large")?;
-                if index >= count {
+                if let Some(Disk { source: DiskSource::MachineDisk(index), .. }) = Disk::parse(disk)
+                    && index as usize >= count
+                {
                     bail!("{name} wants {disk}, but the machine has {count} disk(s): give more by --disk");
                 }
-                named.push(format!("{kind}{index}{tail}"));
             }
-            domain.disk = named;
         }
         Ok(())
     }
@@ -163,8 +146,8 @@ impl DomainSet {
         files
     }
 
-    /// Writes the manifest: the text that the hypervisor and the control domain read.
-    pub fn manifest(&self) -> String {
+    /// Writes the manifest: the text that the hypervisor and the control domain read, tried with their own parser.
+    pub fn manifest(&self) -> Result<String> {
         let mut text = String::from("xenolith 1\n");
         if !self.hv.cmdline.is_empty() {
             let _ = writeln!(text, "[hv]\ncmdline = {}", self.hv.cmdline);
@@ -194,7 +177,13 @@ impl DomainSet {
                 put("vif", vif);
             }
         }
-        text
+        match Manifest::parse(&text) {
+            Ok(_) => Ok(text),
+            Err(error) => {
+                let line = text.lines().nth((error.line as usize).saturating_sub(1)).unwrap_or_default();
+                bail!("{error} (`{line}`)")
+            }
+        }
     }
 }
 
@@ -235,14 +224,13 @@ mod tests {
 
     #[test]
     fn a_set_becomes_a_manifest() {
-        let mut set = DomainSet::parse(SET).unwrap();
-        set.name_disks(Emulator::Qemu, 2).unwrap();
+        let set = DomainSet::parse(SET).unwrap();
         assert_eq!(
-            set.manifest(),
+            set.manifest().unwrap(),
             "xenolith 1\n[hv]\ncmdline = loglevel=debug\n\
              [domain dom0]\nkernel = pv-guest-kernel\ncmdline = role=dom0\nmemory = 64M\nvcpus = 1\nroles = control driver\npci = all\nstart = boot\n\
              [domain guest]\nkernel = my_kernel\nmemory = 32M\nvcpus = 1\nstart = auto\n\
-             disk = virtio0\ndisk = virtio1\ndisk = virtio1:1M+64M,ro\ndisk = memory:16M\n"
+             disk = machine\ndisk = machine1:1M+64M,ro\ndisk = memory:16M\n"
         );
         assert_eq!(
             set.files().into_iter().collect::<Vec<_>>(),
@@ -252,10 +240,15 @@ mod tests {
 
     #[test]
     fn a_disk_that_the_machine_lacks_is_refused() {
-        let mut set = DomainSet::parse(SET).unwrap();
-        assert!(set.name_disks(Emulator::Bochs, 1).is_err());
-        set.name_disks(Emulator::Bochs, 2).unwrap();
-        assert_eq!(set.domains["guest"].disk[0], "ide0");
+        let set = DomainSet::parse(SET).unwrap();
+        assert!(set.check_disks(1).is_err());
+        set.check_disks(2).unwrap();
+    }
+
+    #[test]
+    fn what_the_hypervisor_would_refuse_is_refused_here() {
+        let set = DomainSet::parse(&SET.replace("\"64M\"", "\"much\"")).unwrap();
+        assert!(format!("{:#}", set.manifest().unwrap_err()).contains("much"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 /// Builds the archive of a domain set.
 pub fn write(set: &DomainSet, images: &Images) -> Result<Vec<u8>> {
     let mut archive = cpio::Archive::new();
-    archive.add("manifest", set.manifest().as_bytes())?;
+    archive.add("manifest", set.manifest()?.as_bytes())?;
     for (name, file) in set.files() {
         let path = images.find(file, set.folder())?;
         let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -43,7 +43,7 @@ const SPOILT: [(&str, Spoil, &str); 6] = [
         "bundle",
     ),
     ("unsorted-bundle", |_| unsorted(), "manifest"),
-    ("kernel-not-pvh", |_| with_kernel(b"\x7fELF\x02\x01\x01 this is no kernel"), "guest"),
+    ("kernel-not-pvh", |_| with_kernel(b"\x7fELF\x02\x01\x01 this is no kernel"), "ELF"),
     ("kernel-absent", |_| bundle_of(&[("manifest", MANIFEST.as_bytes())]), "kernel"),
 ];
 
@@ -83,8 +83,7 @@ fn default(context: &Context, name: &str, lane: Lane) -> Result<Verdict> {
 /// work only where the hypervisor is told of the machine by multiboot2 alone.
 fn iso(context: &Context, name: &str, boot: fn(PathBuf) -> Boot) -> Result<Verdict> {
     let images = context.images()?;
-    let mut set = with_commands("info")?;
-    set.name_disks(Emulator::Qemu, 0)?;
+    let set = with_commands("info")?;
     let bundle = images.bundle(&set, "test/iso.bundle")?;
     let iso = context.file(&format!("{}.iso", name.replace('/', "-")))?;
     image::make(&images.hypervisor(), Some(&bundle), "", &iso)?;
@@ -95,8 +94,7 @@ fn iso(context: &Context, name: &str, boot: fn(PathBuf) -> Boot) -> Result<Verdi
 
 fn spoilt(context: &Context, name: &str, spoil: Spoil, sign: &str) -> Result<Verdict> {
     let images = context.images()?;
-    let mut set = live::set("default.toml")?;
-    set.name_disks(Emulator::Qemu, 0)?;
+    let set = live::set("default.toml")?;
     let bundle = spoil(bundle::write(&set, images)?);
     let file = context.file(&format!("{name}.bundle"))?;
     if let Some(bytes) = &bundle {
@@ -126,8 +124,7 @@ fn refused(report: &Report, sign: &str) -> Verdict {
 /// A configuration of QEMU that boots the default set directly.
 fn direct(context: &Context, name: &str) -> Result<Config> {
     let images = context.images()?;
-    let mut set = live::set("default.toml")?;
-    set.name_disks(Emulator::Qemu, 0)?;
+    let set = live::set("default.toml")?;
     let bundle = images.bundle(&set, &format!("test/{name}.bundle"))?;
     let boot = Boot::Direct { hypervisor: images.hypervisor(), bundle: Some(bundle), cmdline: String::new() };
     Ok(Config {

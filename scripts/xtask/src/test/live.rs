@@ -77,10 +77,9 @@ impl<'a> Machine<'a> {
 
     /// Boots a domain set and waits for the end. The console is kept in a file.
     pub fn boot(&self, set: &DomainSet) -> Result<Report> {
-        let mut set = set.clone();
-        set.name_disks(self.lane.emulator, self.disks.len())?;
+        set.check_disks(self.disks.len())?;
         let images = self.context.images()?;
-        let bundle = images.bundle(&set, &format!("test/{}.bundle", self.name))?;
+        let bundle = images.bundle(set, &format!("test/{}.bundle", self.name))?;
         let boot = run::boot(images, &bundle, self.lane.emulator, &format!("test/{}", self.name))?;
         let report = self.start(boot);
         let _ = std::fs::remove_file(bundle);
