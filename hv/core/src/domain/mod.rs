@@ -1,21 +1,29 @@
 //! Domains: what one is, its life, its console, and the operations of the control calls.
 
+pub mod console;
 mod life;
 mod name;
 mod params;
-mod roles;
 mod table;
 
+pub use console::GuestConsole;
 pub use life::{Change, Life, Phase, ShutdownReason};
 pub use name::DomainName;
 pub use params::HvmParams;
-pub use roles::Roles;
+pub use pv_abi::control::Roles;
 pub use table::{DomainTable, SLOTS};
 
-use crate::hw::Platform;
+use crate::event::EventTable;
+use crate::hw::{Backend, Platform};
+use crate::mem::{DomainMemory, SharedPage};
 use core::fmt;
-use core::marker::PhantomData;
 use pv_abi::ids::DomainId;
+use spin::{Mutex, RwLock};
+
+/// The format of a platform's nested page tables.
+pub type Format<P> = <<P as Platform>::Backend as Backend>::Format;
+/// The memory of a domain on a platform.
+pub type Memory<P> = DomainMemory<Format<P>>;
 
 /// A domain: an address space, its grants and events, and the virtual CPUs that run in it.
 ///
@@ -33,7 +41,14 @@ pub struct Domain<P: Platform> {
     pub life: Life,
     /// Its special words.
     pub params: HvmParams,
-    _platform: PhantomData<P>,
+    /// Its memory.
+    pub memory: RwLock<Memory<P>>,
+    /// The page through which it sees its events and the time (`struct shared_info`).
+    pub shared_info: SharedPage,
+    /// Its event channels.
+    pub events: EventTable,
+    /// What it writes to the machine's console.
+    pub console: Mutex<GuestConsole>,
 }
 
 impl<P: Platform> Domain<P> {
@@ -46,5 +61,23 @@ impl<P: Platform> Domain<P> {
 impl<P: Platform> fmt::Display for Domain<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.id, self.name)
+    }
+}
+
+/// A domain's roles as the manifest writes them.
+pub struct RoleNames(pub Roles);
+
+impl fmt::Display for RoleNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(Roles::CONTROL, "control"), (Roles::DRIVER, "driver"), (Roles::STORE, "store")];
+        let mut first = true;
+        for (_, name) in names.into_iter().filter(|(role, _)| self.0.contains(*role)) {
+            if !first {
+                f.write_str(" ")?;
+            }
+            first = false;
+            f.write_str(name)?;
+        }
+        if first { f.write_str("none") } else { Ok(()) }
     }
 }
