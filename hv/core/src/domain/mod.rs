@@ -14,8 +14,10 @@ pub use pv_abi::control::Roles;
 pub use table::{DomainTable, SLOTS};
 
 use crate::event::EventTable;
+use crate::grant::{GrantTable, Party};
 use crate::hw::{Backend, Platform};
 use crate::mem::{DomainMemory, SharedPage};
+use alloc::sync::Arc;
 use core::fmt;
 use pv_abi::ids::DomainId;
 use spin::{Mutex, RwLock};
@@ -45,6 +47,8 @@ pub struct Domain<P: Platform> {
     pub memory: RwLock<Memory<P>>,
     /// The page through which it sees its events and the time (`struct shared_info`).
     pub shared_info: SharedPage,
+    /// Its grants, and its mappings of others' grants.
+    pub grants: Arc<GrantTable>,
     /// Its event channels.
     pub events: EventTable,
     /// What it writes to the machine's console.
@@ -55,6 +59,22 @@ impl<P: Platform> Domain<P> {
     /// Whether the domain may use the control calls.
     pub fn is_control(&self) -> bool {
         self.roles.contains(Roles::CONTROL)
+    }
+}
+
+impl<P: Platform> Party for Domain<P> {
+    type Format = Format<P>;
+
+    fn id(&self) -> DomainId {
+        self.id
+    }
+
+    fn memory(&self) -> &RwLock<Memory<P>> {
+        &self.memory
+    }
+
+    fn grants(&self) -> &Arc<GrantTable> {
+        &self.grants
     }
 }
 

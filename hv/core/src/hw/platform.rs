@@ -1,5 +1,6 @@
 //! The machine around the CPUs: interrupts, timers, console, ports, power.
 
+use super::addr::HostPhys;
 use super::backend::Backend;
 use super::memory::PhysMemory;
 use super::time::{Nanos, TscTicks};
@@ -175,6 +176,11 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn port_read(&self, port: u16, bytes: u8) -> u32;
     /// Writes an I/O port of 1, 2 or 4 bytes.
     fn port_write(&self, port: u16, bytes: u8, value: u32);
+
+    /// Reads a device's 32-bit register at an aligned address that is not memory.
+    fn register_read(&self, at: HostPhys) -> u32;
+    /// Writes a device's 32-bit register at an aligned address that is not memory.
+    fn register_write(&self, at: HostPhys, value: u32);
 
     /// Routes a global system interrupt to `cpu`, masked. Routing one again changes its trigger and polarity.
     fn route_gsi(&self, gsi: Gsi, trigger: Trigger, polarity: Polarity, cpu: CpuId)

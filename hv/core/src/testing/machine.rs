@@ -3,8 +3,8 @@
 use super::memory::VecMemory;
 use super::scripted::{Scripted, Scripts};
 use crate::hw::{
-    CpuId, Gsi, HostEvent, LineId, MsiMessage, Nanos, NoLine, Platform, Polarity, PowerAction, Trigger,
-    TscTicks,
+    CpuId, Gsi, HostEvent, HostPhys, LineId, MsiMessage, Nanos, NoLine, Platform, Polarity, PowerAction,
+    Trigger, TscTicks,
 };
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +41,8 @@ pub struct Record {
     pub ended: Vec<LineId>,
     /// The last value written to each I/O port by width.
     pub ports: HashMap<(u16, u8), u32>,
+    /// The last value written to each device register.
+    pub registers: HashMap<HostPhys, u32>,
     /// How the machine was ended.
     pub power: Option<PowerAction>,
     /// How often a CPU idled.
@@ -223,6 +225,15 @@ impl Platform for TestMachine {
                 *register = (*register & !mask) | ((value << shift) & mask);
             }
         }
+    }
+
+    fn register_read(&self, at: HostPhys) -> u32 {
+        self.record.lock().unwrap().registers.get(&at).copied().unwrap_or_default()
+    }
+
+    fn register_write(&self, at: HostPhys, value: u32) {
+        assert!(at.raw().is_multiple_of(4) && at.mfn() >= self.memory.end(), "{at} is no register");
+        self.record.lock().unwrap().registers.insert(at, value);
     }
 
     fn route_gsi(
