@@ -11,7 +11,7 @@ use crate::cpu::percpu::{PerCpu, pending};
 use crate::cpu::{io, smp, traps};
 use crate::dev::{lapic, lines, power, uart};
 use crate::machine::{Engine, Machine};
-use crate::paging::{DIRECT_MAP, direct_map_ptr};
+use crate::paging::{self, DIRECT_MAP, direct_map_ptr};
 
 /// A PC with the virtualization extension `B`.
 pub struct Pc<B> {
@@ -195,6 +195,18 @@ impl<B: Engine> Platform for Pc<B> {
                 _ => io::out32(port, value),
             }
         }
+    }
+
+    fn register_read(&self, at: HostPhys) -> u32 {
+        let register = paging::map_device(at.raw(), 4).cast::<u32>();
+        // SAFETY: just mapped, uncached; policy names only registers of PCI functions, which no other code drives.
+        unsafe { register.read_volatile() }
+    }
+
+    fn register_write(&self, at: HostPhys, value: u32) {
+        let register = paging::map_device(at.raw(), 4).cast::<u32>();
+        // SAFETY: as above.
+        unsafe { register.write_volatile(value) };
     }
 
     fn route_gsi(
