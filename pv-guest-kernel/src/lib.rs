@@ -10,6 +10,7 @@ pub mod arch;
 pub mod boot;
 pub mod cmdline;
 pub mod console;
+pub mod dev;
 pub mod logger;
 pub mod mm;
 pub mod sync;

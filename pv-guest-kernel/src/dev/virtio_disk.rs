@@ -1,0 +1,390 @@
+//! A virtio block device (Virtual I/O Device 1.2, section 5.2), through the queue and transport of `virtio_drivers`.
+//!
+//! Requests are vectors of pieces of memory, of this domain or mapped from others; the device moves the data itself.
+//! Up to [`DEPTH`] requests are in flight; the device is told of new ones by [`VirtioDisk::kick`], once for a batch.
+//! Invariant: a slot's header, status byte and pieces stay where they are from `submit` until its token came back.
+
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use core::ptr::NonNull;
+
+use bitflags::bitflags;
+use pv_drivers::platform::SharedMemory;
+use virtio_drivers::queue::VirtQueue;
+use virtio_drivers::transport::Transport;
+use virtio_drivers::transport::pci::PciTransport;
+use virtio_drivers::transport::pci::bus::PciRoot;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::dma::{self, KernelHal};
+use super::pci::{BarInfo, ConfigPorts, ConfigurationAccess, Function};
+use crate::mm::paging;
+use crate::sync::IrqMutex;
+use crate::xen::platform::Pages;
+
+/// Requests in flight at most: descriptors of the queue, each request using one with an indirect table behind it.
+pub const DEPTH: usize = 128;
+/// Pieces of one request at most, if the device does not say less.
+pub const PIECES: usize = 64;
+/// The only queue in use.
+const QUEUE: u16 = 0;
+/// PCI device numbers of block devices: modern, and transitional (section 4.1.2.1).
+const DEVICES: [u16; 2] = [0x1042, 0x1001];
+const VENDOR: u16 = 0x1af4;
+
+bitflags! {
+    /// The features that this driver knows (sections 5.2.3 and 6).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Features: u64 {
+        const SEG_MAX = 1 << 2;
+        const RO = 1 << 5;
+        const FLUSH = 1 << 9;
+        const DISCARD = 1 << 13;
+        const INDIRECT = 1 << 28;
+        const VERSION_1 = 1 << 32;
+        const ACCESS_PLATFORM = 1 << 33;
+    }
+}
+
+/// What a request does (section 5.2.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Device to memory.
+    Read,
+    /// Memory to device.
+    Write,
+    /// Makes everything written before durable.
+    Flush,
+    /// The sectors are not needed any more: this many.
+    Discard(u32),
+}
+
+/// A piece of memory of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece {
+    /// Where this kernel sees it.
+    start: NonNull<u8>,
+    /// Bytes.
+    length: usize,
+    /// Where the device sees it.
+    address: u64,
+}
+
+// SAFETY: a piece only names memory; the owner of the request keeps it alive until its completion.
+unsafe impl Send for Piece {}
+
+impl Piece {
+    /// `length` bytes of `memory` from `offset`, within one page; `None` if a device cannot reach it.
+    pub fn new(memory: &Pages, offset: usize, length: usize) -> Option<Self> {
+        if offset.checked_add(length)? > memory.pages() * 4096 {
+            return None;
+        }
+        // SAFETY: the range was just checked to lie inside the run.
+        let start = NonNull::new(unsafe { memory.as_ptr().add(offset) })?;
+        Some(Self { start, length, address: dma::device_address(memory, offset)? })
+    }
+
+    /// Appends `next` if the device sees it right behind this piece and the kernel does too.
+    pub fn join(&mut self, next: &Piece) -> bool {
+        let adjacent = self.address + self.length as u64 == next.address
+            && self.start.as_ptr().addr() + self.length == next.start.as_ptr().addr();
+        if adjacent {
+            self.length += next.length;
+        }
+        adjacent
+    }
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The device failed.
+    Io,
+    /// The device does not do this.
+    Unsupported,
+}
+
+/// The queue has no room: try again after a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+#[derive(Clone, Copy, IntoBytes, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Header {
+    kind: u32,
+    reserved: u32,
+    sector: u64,
+    /// Section 5.2.6: `struct virtio_blk_discard_write_zeroes`.
+    discard_sector: u64,
+    discard_count: u32,
+    discard_flags: u32,
+    /// Written by the device.
+    status: u8,
+    pad: [u8; 31],
+}
+
+const HEADER_BYTES: usize = 16;
+const DISCARD_BYTES: usize = 16;
+const STATUS_PENDING: u8 = 0xff;
+
+struct Slot {
+    cookie: u64,
+    operation: Operation,
+    pieces: Vec<Piece>,
+}
+
+struct Inner {
+    transport: PciTransport,
+    queue: VirtQueue<KernelHal, DEPTH>,
+    /// One [`Header`] for each slot.
+    headers: Pages,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u16>,
+    /// The slot of each token.
+    tokens: [u16; DEPTH],
+    unannounced: bool,
+}
+
+/// A virtio disk.
+pub struct VirtioDisk {
+    inner: IrqMutex<Inner>,
+    sectors: u64,
+    pieces: usize,
+    features: Features,
+}
+
+/// Whether this function is a virtio disk.
+pub fn is_disk(function: &Function) -> bool {
+    function.info.vendor_id == VENDOR && DEVICES.contains(&function.info.device_id)
+}
+
+impl VirtioDisk {
+    /// Starts the device. Its queue raises entry 0 of the MSI-X table.
+    ///
+    /// # Errors
+    /// What is wrong with the device, in words.
+    pub fn new(function: &Function) -> Result<Self, &'static str> {
+        function.enable();
+        let mut root = PciRoot::new(ConfigPorts);
+        let mut transport = PciTransport::new::<KernelHal, _>(&mut root, function.address)
+            .map_err(|_| "its virtio capabilities are broken, or it is a legacy-only device")?;
+        let features = transport.begin_init(
+            Features::SEG_MAX
+                | Features::RO
+                | Features::FLUSH
+                | Features::DISCARD
+                | Features::INDIRECT
+                | Features::VERSION_1
+                | Features::ACCESS_PLATFORM,
+        );
+        let sectors = transport
+            .read_consistent(|| transport.read_config_space::<u64>(0))
+            .map_err(|_| "it does not tell its capacity")?;
+        let pieces = if features.contains(Features::SEG_MAX) {
+            transport.read_config_space::<u32>(12).map_err(|_| "it does not tell its limits")? as usize
+        } else {
+            1
+        };
+        let queue = VirtQueue::new(&mut transport, QUEUE, features.contains(Features::INDIRECT), false)
+            .map_err(|_| "its queue is too small")?;
+        set_vector(function, QUEUE, 0).ok_or("its common configuration cannot be reached")?;
+        transport.finish_init();
+        let headers =
+            Pages::new((DEPTH * size_of::<Header>()).div_ceil(4096)).map_err(|_| "out of memory")?;
+        let inner = Inner {
+            transport,
+            queue,
+            headers,
+            slots: (0..DEPTH).map(|_| None).collect(),
+            free: (0..DEPTH as u16).rev().collect(),
+            tokens: [0; DEPTH],
+            unannounced: false,
+        };
+        Ok(Self { inner: IrqMutex::new(inner), sectors, pieces: pieces.clamp(1, PIECES), features })
+    }
+
+    /// Sectors of 512 bytes.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// Pieces of one request at most.
+    pub fn max_pieces(&self) -> usize {
+        self.pieces
+    }
+
+    /// Whether it refuses writes.
+    pub fn read_only(&self) -> bool {
+        self.features.contains(Features::RO)
+    }
+
+    /// Whether it has a cache to flush.
+    pub fn can_flush(&self) -> bool {
+        self.features.contains(Features::FLUSH)
+    }
+
+    /// Whether it can discard.
+    pub fn can_discard(&self) -> bool {
+        self.features.contains(Features::DISCARD)
+    }
+
+    /// Queues a request; [`kick`](Self::kick) tells the device.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was queued.
+    pub fn submit(
+        &self,
+        operation: Operation,
+        sector: u64,
+        pieces: &[Piece],
+        cookie: u64,
+    ) -> Result<(), Full> {
+        let mut inner = self.inner.lock();
+        inner.submit(operation, sector, pieces, cookie)
+    }
+
+    /// Tells the device of what was queued since the last time.
+    pub fn kick(&self) {
+        let mut inner = self.inner.lock();
+        if core::mem::take(&mut inner.unannounced) && inner.queue.should_notify() {
+            inner.transport.notify(QUEUE);
+        }
+    }
+
+    /// Takes one completed request: its cookie, and what became of it.
+    pub fn completed(&self) -> Option<(u64, Result<(), Failure>)> {
+        self.inner.lock().completed()
+    }
+
+    /// Whether the device shall interrupt when it completes requests. Look once more for completions after switching on.
+    pub fn set_interrupts(&self, on: bool) {
+        self.inner.lock().queue.set_dev_notify(on);
+    }
+}
+
+impl Inner {
+    fn header(&self, slot: u16) -> usize {
+        usize::from(slot) * size_of::<Header>()
+    }
+
+    fn submit(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        pieces: &[Piece],
+        cookie: u64,
+    ) -> Result<(), Full> {
+        if self.queue.available_desc() < pieces.len() + 3 {
+            return Err(Full);
+        }
+        let slot = self.free.pop().ok_or(Full)?;
+        let (kind, discard_count) = match operation {
+            Operation::Read => (0, 0),
+            Operation::Write => (1, 0),
+            Operation::Flush => (4, 0),
+            Operation::Discard(count) => (11, count),
+        };
+        let header = Header {
+            kind,
+            reserved: 0,
+            sector: if matches!(operation, Operation::Read | Operation::Write) { sector } else { 0 },
+            discard_sector: sector,
+            discard_count,
+            discard_flags: 0,
+            status: STATUS_PENDING,
+            pad: [0; 31],
+        };
+        self.headers.copy_in(self.header(slot), header.as_bytes());
+        let held = Slot { cookie, operation, pieces: pieces.to_vec() };
+        let added = self.with_buffers(slot, &held, |queue, inputs, outputs| {
+            // SAFETY: the buffers stay in place until the token comes back: the slot and its header do, and the pieces
+            // by the promise of whoever made the request.
+            unsafe { queue.add(inputs, outputs) }
+        });
+        let Ok(token) = added else {
+            self.free.push(slot);
+            return Err(Full);
+        };
+        if let Some(entry) = self.tokens.get_mut(usize::from(token)) {
+            *entry = slot;
+        }
+        self.slots[usize::from(slot)] = Some(held);
+        self.unannounced = true;
+        Ok(())
+    }
+
+    /// Calls `f` with the buffers of a request as the device reads and writes them, their addresses announced.
+    fn with_buffers<R>(
+        &mut self,
+        slot: u16,
+        held: &Slot,
+        f: impl for<'a> FnOnce(&mut VirtQueue<KernelHal, DEPTH>, &'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,
+    ) -> R {
+        let at = self.header(slot);
+        let own = |offset: usize, length: usize| Piece::new(&self.headers, at + offset, length);
+        let mut read: Vec<Piece> = own(0, HEADER_BYTES).into_iter().collect();
+        let mut written: Vec<Piece> = Vec::new();
+        match held.operation {
+            Operation::Read => written.extend_from_slice(&held.pieces),
+            Operation::Write => read.extend_from_slice(&held.pieces),
+            Operation::Discard(_) => read.extend(own(offset_of!(Header, discard_sector), DISCARD_BYTES)),
+            Operation::Flush => {}
+        }
+        written.extend(own(offset_of!(Header, status), 1));
+        let inputs: Vec<&[u8]> = read
+            .iter()
+            // SAFETY: a piece names mapped memory that stays mapped while the request is in flight; nothing reads it
+            // through this slice, whose address alone is used.
+            .map(|p| unsafe { core::slice::from_raw_parts(p.start.as_ptr(), p.length) })
+            .collect();
+        let mut outputs: Vec<&mut [u8]> = written
+            .iter()
+            // SAFETY: as above; nothing writes through this slice.
+            .map(|p| unsafe { core::slice::from_raw_parts_mut(p.start.as_ptr(), p.length) })
+            .collect();
+        let addresses: Vec<u64> = read.iter().chain(&written).map(|p| p.address).collect();
+        let queue = &mut self.queue;
+        dma::with_addresses(addresses.into_iter(), || f(queue, &inputs, &mut outputs))
+    }
+
+    fn completed(&mut self) -> Option<(u64, Result<(), Failure>)> {
+        let token = self.queue.peek_used()?;
+        let slot = *self.tokens.get(usize::from(token))?;
+        let held = self.slots.get_mut(usize::from(slot))?.take()?;
+        let popped = self.with_buffers(slot, &held, |queue, inputs, outputs| {
+            // SAFETY: these are the buffers that `submit` added under this token.
+            unsafe { queue.pop_used(token, inputs, outputs) }
+        });
+        let status = self.headers.read_u8(self.header(slot) + offset_of!(Header, status));
+        self.free.push(slot);
+        let result = match (popped, status) {
+            (Ok(_), 0) => Ok(()),
+            (Ok(_), 2) => Err(Failure::Unsupported),
+            _ => Err(Failure::Io),
+        };
+        Some((held.cookie, result))
+    }
+}
+
+/// Chooses the MSI-X entry that a queue raises, which `virtio_drivers` leaves to its user (section 4.1.5.1.2).
+fn set_vector(function: &Function, queue: u16, entry: u16) -> Option<()> {
+    const CAPABILITY_VENDOR: u8 = 9;
+    const COMMON_CONFIGURATION: u8 = 1;
+    const QUEUE_SELECT: usize = 22;
+    const QUEUE_VECTOR: usize = 26;
+    let root = PciRoot::new(ConfigPorts);
+    let common = root
+        .capabilities(function.address)
+        .find(|c| c.id == CAPABILITY_VENDOR && (c.private_header >> 8) as u8 == COMMON_CONFIGURATION)?;
+    let bar = ConfigPorts.read_word(function.address, common.offset + 4) as u8;
+    let offset = ConfigPorts.read_word(function.address, common.offset + 8);
+    let bars = function.bars();
+    let (base, _) = bars.get(usize::from(bar))?.as_ref().and_then(BarInfo::memory_address_size)?;
+    let registers = paging::map_device(base + u64::from(offset), 64);
+    // SAFETY: these are the device's registers, mapped uncached; both fields are 16 bits wide and aligned.
+    unsafe {
+        registers.add(QUEUE_SELECT).cast::<u16>().write_volatile(queue);
+        registers.add(QUEUE_VECTOR).cast::<u16>().write_volatile(entry);
+        (registers.add(QUEUE_VECTOR).cast::<u16>().read_volatile() == entry).then_some(())
+    }
+}

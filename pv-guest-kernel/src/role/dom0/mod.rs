@@ -1,0 +1,66 @@
+//! The driver domain's role: devices, XenStore, consoles, toolstack.
+//!
+//! Words on the command line: `until=guests` ends the machine when all guests have ended; `console=NAME` brings a
+//! guest's console to the foreground; `exec=` runs commands here and then ends the machine with their status.
+
+mod commands;
+mod consoles;
+mod devices;
+mod signal;
+mod store;
+mod switch;
+mod toolstack;
+
+use pv_abi::DomainId;
+use pv_abi::control::POWER_OFF;
+use pv_abi::manifest::Manifest;
+
+use crate::xen::{hv, stub};
+use crate::{boot, cmdline, println, shell, task};
+use consoles::Consoles;
+use devices::Devices;
+use store::Service;
+use toolstack::{Toolstack, Until};
+
+/// The manifest of the boot bundle, which the hypervisor passes as the first module.
+fn manifest() -> Option<Manifest<'static>> {
+    let text = core::str::from_utf8(boot::modules().next()?.bytes).ok()?;
+    Manifest::parse(text).inspect_err(|error| log::error!("the manifest cannot be read: {error}")).ok()
+}
+
+/// Plays the role. Returns the exit status of `exec=`; without it the shell runs for ever.
+pub async fn run() -> i32 {
+    let own = crate::xen::identity().domain.unwrap_or(DomainId::DOM0);
+    let consoles = Consoles::new();
+    println!("xenolith: Ctrl-a 0 is this console, Ctrl-a 1 to 9 are the guests', Ctrl-a ? lists them");
+    let store = Service::new(own);
+    let devices = Devices::find(own, store.clone());
+    let manifest = manifest();
+    if manifest.is_none() {
+        log::warn!("there is no manifest: no guest can be made");
+    }
+    let until = match cmdline::value("until") {
+        Some("guests") => Until::Guests,
+        _ => Until::Ever,
+    };
+    let toolstack =
+        Toolstack::new(manifest, store.clone(), consoles.clone(), devices.clone(), until);
+    commands::init(toolstack.clone());
+    task::spawn(store.serve());
+    task::spawn(consoles.clone().serve());
+    task::spawn(devices.serve());
+    task::spawn(toolstack.clone().watch());
+    toolstack.start_all();
+    if let Some(info) = cmdline::value("console").and_then(|name| toolstack.find(name)) {
+        consoles.bring(info.domid);
+    }
+    match cmdline::value("exec") {
+        Some(commands) => {
+            let status = shell::exec(&cmdline::percent_decode(commands)).await;
+            crate::console::flush();
+            let _ = stub::control_power(hv(), POWER_OFF, status.cast_unsigned());
+            status
+        }
+        None => shell::interactive("dom0").await,
+    }
+}
