@@ -12,6 +12,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod apic;
 pub mod boot;
 pub mod domain;
 pub mod event;
@@ -19,6 +20,9 @@ pub mod grant;
 pub mod hw;
 pub mod mem;
 pub mod sched;
+pub mod stats;
 pub mod system;
 #[cfg(test)]
 pub mod testing;
+pub mod time;
+pub mod trace;

@@ -69,11 +69,6 @@ impl Fifo {
         Some(first..first + WORDS_PER_PAGE)
     }
 
-    /// The pages that the guest gave, to be unpinned.
-    pub fn pages(&self) -> impl Iterator<Item = Mfn> + '_ {
-        self.array.iter().copied().chain(self.queues.iter().filter_map(|queues| Some(queues.control?.mfn())))
-    }
-
     #[inline]
     fn word<'a, M: PhysMemory>(&self, memory: &'a M, port: u32) -> Option<&'a AtomicU32> {
         let port = port as usize;

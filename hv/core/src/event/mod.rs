@@ -24,7 +24,7 @@ mod two_level;
 
 pub use channel::{ChannelState, Status};
 pub use place::InfoPlace;
-pub use table::{Closed, EventTable, Peers, Polled, Sent};
+pub use table::{Closed, EventTable, Peers, Polled, Refused, Sent};
 
 /// The most virtual CPUs that a domain can have.
 pub const MAX_VCPUS: usize = 64;

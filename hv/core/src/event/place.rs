@@ -36,6 +36,10 @@ impl InfoPlace {
         self.0.store(place.raw(), Ordering::Release);
     }
 
+    pub(super) fn forget(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
     #[inline]
     fn field(&self, offset: usize) -> Option<HostPhys> {
         self.get()?.checked_add(offset as u64)

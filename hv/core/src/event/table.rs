@@ -6,6 +6,7 @@ use super::place::InfoPlace;
 use super::two_level::{self, Bitmaps, Raised};
 use super::{MAX_PORTS, MAX_VCPUS, VcpuSet, Wake};
 use crate::hw::{HostPhys, Mfn, PAGE_BYTES, PhysMemory};
+use crate::mem::PageRef;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -73,6 +74,8 @@ enum Abi {
 
 struct VcpuEvents {
     info: Arc<InfoPlace>,
+    /// The guest has moved it.
+    moved: bool,
     virqs: [Option<Port>; Virq::COUNT as usize],
     poll: Poll,
 }
@@ -88,14 +91,23 @@ struct Inner {
     /// No port below this one is free.
     first_free: usize,
     limit: u32,
+    /// The guest's pages in use here, which stay its own as long.
+    pins: Vec<PageRef>,
     retired: bool,
 }
+
+/// A page of the guest's was refused: why, and the reference to put back.
+pub type Refused = (Errno, PageRef);
 
 /// A domain's event channels.
 pub struct EventTable {
     domain: DomainId,
     inner: Mutex<Inner>,
 }
+
+/// [`LINK_BITS`] in the width of the call's structure.
+const WIDTH_OF_LINKS: u8 = 17;
+static_assertions::const_assert_eq!(WIDTH_OF_LINKS as u32, LINK_BITS);
 
 fn virq_index(virq: Virq) -> usize {
     virq.raw() as usize
@@ -232,6 +244,67 @@ impl Inner {
     }
 }
 
+impl Inner {
+    fn set_control<M: PhysMemory>(&mut self, memory: &M, vcpu: VcpuId, control: HostPhys) -> Result<()> {
+        if self.retired {
+            return Err(Errno::ESRCH);
+        }
+        let index = usize::from(self.vcpu(vcpu)?);
+        match &mut self.abi {
+            Abi::Fifo(fifo) => {
+                if fifo.control(index).is_some() {
+                    return Err(Errno::EBUSY);
+                }
+                fifo.set_control(index, control);
+            }
+            Abi::TwoLevel => {
+                let mut fifo = Fifo::new(self.vcpus.len());
+                fifo.set_control(index, control);
+                self.abi = Abi::Fifo(fifo);
+                for (number, channel) in self.channels.iter_mut().enumerate() {
+                    let port = Port::new(u32::try_from(number).unwrap_or(0));
+                    channel.pending = self.bitmaps.is_pending(memory, port);
+                    channel.priority = Channel::FREE.priority;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn expand<M: PhysMemory>(&mut self, memory: &M, page: Mfn) -> Result<Wake> {
+        let Abi::Fifo(fifo) = &mut self.abi else {
+            return Err(Errno::EOPNOTSUPP);
+        };
+        let ports = fifo.expand(page).ok_or(Errno::ENOSPC)?;
+        let mut waiting = Vec::new();
+        for (number, channel) in self.channels.iter_mut().enumerate().take(ports.end).skip(ports.start) {
+            if core::mem::take(&mut channel.pending) && channel.state != ChannelState::Free {
+                waiting.push(Port::new(u32::try_from(number).unwrap_or(0)));
+            }
+        }
+        Ok(waiting.into_iter().fold(Wake::NOBODY, |wake, port| wake.with(self.raise(memory, port))))
+    }
+
+    fn move_info<M: PhysMemory>(&mut self, memory: &M, vcpu: VcpuId, to: HostPhys) -> Result<Wake> {
+        let index = usize::from(self.vcpu(vcpu)?);
+        let events = self.vcpus.get_mut(index).ok_or(Errno::ENOENT)?;
+        if self.retired || core::mem::replace(&mut events.moved, true) {
+            return Err(Errno::EINVAL);
+        }
+        let mut bytes = [0; size_of::<VcpuInfo>()];
+        if let Some(from) = events.info.get() {
+            memory.read(from, &mut bytes);
+        }
+        memory.write(to, &bytes);
+        events.info.set(to);
+        events.info.select(memory, !0);
+        events.info.mark(memory);
+        let mut wake = Wake::NOBODY;
+        wake.upcalls.add(index);
+        Ok(wake)
+    }
+}
+
 /// Locks two different tables, that of the lower domain first.
 fn pair<'a>(a: &'a EventTable, b: &'a EventTable) -> (MutexGuard<'a, Inner>, MutexGuard<'a, Inner>) {
     if a.domain < b.domain {
@@ -253,6 +326,7 @@ impl EventTable {
             } else {
                 InfoPlace::nowhere()
             }),
+            moved: false,
             virqs: [None; Virq::COUNT as usize],
             poll: Poll::Nothing,
         });
@@ -266,6 +340,7 @@ impl EventTable {
             polling: VcpuSet::EMPTY,
             first_free: 1,
             limit: limit.min(MAX_PORTS),
+            pins: Vec::new(),
             retired: false,
         };
         Self { domain, inner: Mutex::new(inner) }
@@ -281,24 +356,27 @@ impl EventTable {
         self.inner.lock().vcpus.get(vcpu.raw() as usize).map(|events| Arc::clone(&events.info))
     }
 
-    /// Moves the `vcpu_info` of a virtual CPU to a place that the guest registered. The caller has checked that the
-    /// place is aligned and within its page, and pinned it; it may do this once only. The virtual CPU is told to look
-    /// for events, because it may not have seen those that came to the old place.
-    pub fn move_info<M: PhysMemory>(&self, memory: &M, vcpu: VcpuId, to: HostPhys) -> Result<Wake> {
-        let inner = self.inner.lock();
-        let index = usize::from(inner.vcpu(vcpu)?);
-        let events = inner.vcpus.get(index).ok_or(Errno::ENOENT)?;
-        let mut bytes = [0; size_of::<VcpuInfo>()];
-        if let Some(from) = events.info.get() {
-            memory.read(from, &mut bytes);
+    /// Moves the `vcpu_info` of a virtual CPU to a place that the guest registered, which it may do once. The virtual
+    /// CPU is told to look for events, because it may not have seen those that came to the old place.
+    pub fn move_info<M: PhysMemory>(
+        &self,
+        memory: &M,
+        vcpu: VcpuId,
+        page: PageRef,
+        offset: u32,
+    ) -> core::result::Result<Wake, Refused> {
+        let offset = u64::from(offset);
+        if offset % 8 != 0 || offset > PAGE_BYTES - size_of::<VcpuInfo>() as u64 {
+            return Err((Errno::EINVAL, page));
         }
-        memory.write(to, &bytes);
-        events.info.set(to);
-        events.info.select(memory, !0);
-        let mut wake = Wake::NOBODY;
-        events.info.mark(memory);
-        wake.upcalls.add(index);
-        Ok(wake)
+        let mut inner = self.inner.lock();
+        match inner.move_info(memory, vcpu, page.mfn().at(offset)) {
+            Ok(wake) => {
+                inner.pins.push(page);
+                Ok(wake)
+            }
+            Err(errno) => Err((errno, page)),
+        }
     }
 
     // ---- Sending ----
@@ -529,59 +607,43 @@ impl EventTable {
 
     // ---- The FIFO ABI ----
 
-    /// Takes the control block of `vcpu`, whose page the caller has pinned; the first one of a domain switches it to
-    /// the FIFO ABI. Returns the width of links.
-    pub fn init_control<M: PhysMemory>(&self, memory: &M, vcpu: VcpuId, control: HostPhys) -> Result<u8> {
-        if control.offset() % 8 != 0 || control.offset() > PAGE_BYTES - size_of::<ControlBlock>() as u64 {
-            return Err(Errno::EINVAL);
+    /// Takes the control block of `vcpu`; the first one of a domain switches it to the FIFO ABI. Returns the width of
+    /// links.
+    pub fn init_control<M: PhysMemory>(
+        &self,
+        memory: &M,
+        vcpu: VcpuId,
+        page: PageRef,
+        offset: u32,
+    ) -> core::result::Result<u8, Refused> {
+        let offset = u64::from(offset);
+        if offset % 8 != 0 || offset > PAGE_BYTES - size_of::<ControlBlock>() as u64 {
+            return Err((Errno::EINVAL, page));
         }
-        let mut guard = self.inner.lock();
-        if guard.retired {
-            return Err(Errno::ESRCH);
-        }
-        let index = usize::from(guard.vcpu(vcpu)?);
-        let Inner { channels, bitmaps, abi, vcpus, .. } = &mut *guard;
-        match abi {
-            Abi::Fifo(fifo) => {
-                if fifo.control(index).is_some() {
-                    return Err(Errno::EBUSY);
-                }
-                fifo.set_control(index, control);
+        let mut inner = self.inner.lock();
+        match inner.set_control(memory, vcpu, page.mfn().at(offset)) {
+            Ok(()) => {
+                inner.pins.push(page);
+                Ok(WIDTH_OF_LINKS)
             }
-            Abi::TwoLevel => {
-                let mut fifo = Fifo::new(vcpus.len());
-                fifo.set_control(index, control);
-                *abi = Abi::Fifo(fifo);
-                for (number, channel) in channels.iter_mut().enumerate() {
-                    let port = Port::new(u32::try_from(number).unwrap_or(0));
-                    channel.pending = bitmaps.is_pending(memory, port);
-                    channel.priority = Channel::FREE.priority;
-                }
-            }
+            Err(errno) => Err((errno, page)),
         }
-        #[allow(clippy::cast_possible_truncation)] // 17
-        Ok(LINK_BITS as u8)
     }
 
-    /// Adds a page, which the caller has pinned, to the event array.
-    pub fn expand_array<M: PhysMemory>(&self, memory: &M, page: Mfn) -> Result<Wake> {
-        let mut guard = self.inner.lock();
-        let Inner { channels, abi, .. } = &mut *guard;
-        let Abi::Fifo(fifo) = abi else {
-            return Err(Errno::EOPNOTSUPP);
-        };
-        let ports = fifo.expand(page).ok_or(Errno::ENOSPC)?;
-        let mut waiting = Vec::new();
-        for (number, channel) in channels.iter_mut().enumerate().take(ports.end).skip(ports.start) {
-            if core::mem::take(&mut channel.pending) && channel.state != ChannelState::Free {
-                waiting.push(Port::new(u32::try_from(number).unwrap_or(0)));
+    /// Adds a page to the event array.
+    pub fn expand_array<M: PhysMemory>(
+        &self,
+        memory: &M,
+        page: PageRef,
+    ) -> core::result::Result<Wake, Refused> {
+        let mut inner = self.inner.lock();
+        match inner.expand(memory, page.mfn()) {
+            Ok(wake) => {
+                inner.pins.push(page);
+                Ok(wake)
             }
+            Err(errno) => Err((errno, page)),
         }
-        let mut wake = Wake::NOBODY;
-        for port in waiting {
-            wake = wake.with(guard.raise(memory, port));
-        }
-        Ok(wake)
     }
 
     // ---- Closing ----
@@ -664,8 +726,8 @@ impl EventTable {
     }
 
     /// Closes all ports and goes back to the 2-level ABI. Returns the physical interrupts that were bound, and the
-    /// pages of the FIFO ABI, which the caller unpins.
-    pub fn reset<M: PhysMemory>(&self, memory: &M, peers: &impl Peers) -> (Vec<Pirq>, Vec<Mfn>) {
+    /// references to the pages of the FIFO ABI.
+    pub fn reset<M: PhysMemory>(&self, memory: &M, peers: &impl Peers) -> (Vec<Pirq>, Vec<PageRef>) {
         let count = self.inner.lock().channels.len();
         let mut pirqs = Vec::new();
         for index in 1..count {
@@ -675,10 +737,13 @@ impl EventTable {
             }
         }
         let mut inner = self.inner.lock();
-        let pages = match core::mem::replace(&mut inner.abi, Abi::TwoLevel) {
-            Abi::Fifo(fifo) => fifo.pages().collect(),
-            Abi::TwoLevel => Vec::new(),
-        };
+        inner.abi = Abi::TwoLevel;
+        // The places of `vcpu_info` stay where they are.
+        let infos: Vec<Mfn> = inner.vcpus.iter().filter_map(|v| Some(v.info.get()?.mfn())).collect();
+        let retired = inner.retired;
+        let pins = core::mem::take(&mut inner.pins);
+        let (kept, pages) = pins.into_iter().partition(|page| !retired && infos.contains(&page.mfn()));
+        inner.pins = kept;
         for channel in &mut inner.channels {
             if channel.state == ChannelState::Free {
                 *channel = Channel::FREE;
@@ -687,9 +752,14 @@ impl EventTable {
         (pirqs, pages)
     }
 
-    /// Refuses new ports from now on, and does what [`reset`](Self::reset) does: the domain is at its end.
-    pub fn retire<M: PhysMemory>(&self, memory: &M, peers: &impl Peers) -> (Vec<Pirq>, Vec<Mfn>) {
-        self.inner.lock().retired = true;
+    /// Refuses new ports from now on, does what [`reset`](Self::reset) does, and forgets where each `vcpu_info` was
+    /// moved to: the domain is at its end.
+    pub fn retire<M: PhysMemory>(&self, memory: &M, peers: &impl Peers) -> (Vec<Pirq>, Vec<PageRef>) {
+        {
+            let mut inner = self.inner.lock();
+            inner.retired = true;
+            inner.vcpus.iter().filter(|events| events.moved).for_each(|events| events.info.forget());
+        }
         self.reset(memory, peers)
     }
 

@@ -1,0 +1,430 @@
+//! The registers of a local APIC, and which interrupt it gives to its virtual CPU.
+
+use super::address::{Address, Destination};
+use super::posted::Posted;
+use super::registers::*;
+use super::timer::{self, Mode, Timer};
+use super::vectors::Vectors;
+use crate::hw::TscTicks;
+use crate::time::Clock;
+use alloc::sync::Arc;
+
+/// The time at which a register is read or written.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// The guest's time-stamp counter, which is the host's.
+    pub now: TscTicks,
+    /// The clock.
+    pub clock: &'a Clock,
+}
+
+/// An access that raises #GP in the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault;
+
+/// What kind of message an inter-processor interrupt is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IpiKind {
+    /// An interrupt of this vector, to all addressed.
+    Fixed(u8),
+    /// An interrupt of this vector, to one of those addressed.
+    LowestPriority(u8),
+    /// A non-maskable interrupt.
+    Nmi,
+    /// Reset.
+    Init,
+    /// Start in real mode at this page.
+    Start(u8),
+}
+
+/// A message that the guest sends through its interrupt command register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ipi {
+    /// What it is.
+    pub kind: IpiKind,
+    /// Who it is for.
+    pub destination: Destination,
+}
+
+/// What a write leaves for the caller to do.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Nothing.
+    Nothing,
+    /// The task priority changed: the virtual CPU's CR8 follows, and an interrupt may have become deliverable.
+    Priority,
+    /// The timer is set to this time, or stopped.
+    Timer(Option<TscTicks>),
+    /// A message is to be sent.
+    Send(Ipi),
+}
+
+/// A local APIC.
+#[derive(Debug)]
+pub struct LocalApic {
+    address: Arc<Address>,
+    /// IA32_APIC_BASE.
+    base: u64,
+    tpr: u8,
+    svr: u32,
+    /// Errors since ESR was written, and those that it shows.
+    errors: [u32; 2],
+    icr: u64,
+    lvt: [u32; LVT_COUNT],
+    pub(super) timer: Timer,
+    irr: Vectors,
+    isr: Vectors,
+    tmr: Vectors,
+}
+
+/// Bits of IA32_APIC_BASE: bootstrap processor, x2APIC mode, enabled.
+const BASE_BSP: u64 = 1 << 8;
+const BASE_X2APIC: u64 = 1 << 10;
+const BASE_ENABLED: u64 = 1 << 11;
+
+impl LocalApic {
+    /// The APIC of a virtual CPU after power-on: xAPIC mode, all masked.
+    pub fn new(address: Arc<Address>) -> Self {
+        let bsp = if address.id() == 0 { BASE_BSP } else { 0 };
+        let mut apic = Self {
+            address,
+            base: super::PAGE | BASE_ENABLED | bsp,
+            tpr: 0,
+            svr: 0xff,
+            errors: [0; 2],
+            icr: 0,
+            lvt: [LVT_MASKED; LVT_COUNT],
+            timer: Timer::default(),
+            irr: Vectors::default(),
+            isr: Vectors::default(),
+            tmr: Vectors::default(),
+        };
+        apic.reset();
+        apic
+    }
+
+    /// The state after INIT: everything but the base register and the identifier.
+    pub fn reset(&mut self) {
+        self.tpr = 0;
+        self.svr = 0xff;
+        self.errors = [0; 2];
+        self.icr = 0;
+        self.lvt = [LVT_MASKED; LVT_COUNT];
+        self.timer = Timer::default();
+        self.irr.clear();
+        self.isr.clear();
+        self.tmr.clear();
+        self.address.set_ldr(0);
+        self.address.set_dfr(u32::MAX);
+        self.address.set_mode(self.is_x2apic());
+    }
+
+    // ---- Interrupts ----
+
+    fn is_enabled(&self) -> bool {
+        self.base & BASE_ENABLED != 0
+    }
+
+    /// Whether it is in x2APIC mode.
+    pub fn is_x2apic(&self) -> bool {
+        self.base & BASE_X2APIC != 0
+    }
+
+    /// Whether its registers are in memory.
+    pub fn is_memory_mapped(&self) -> bool {
+        self.is_enabled() && !self.is_x2apic()
+    }
+
+    /// Whether software has enabled it, so that it takes interrupts.
+    pub fn takes_interrupts(&self) -> bool {
+        self.is_enabled() && self.svr & SVR_ENABLED != 0
+    }
+
+    /// Requests an interrupt.
+    pub fn request(&mut self, vector: u8) {
+        if vector < 16 {
+            self.error(ESR_RECEIVED_ILLEGAL);
+        } else if self.takes_interrupts() {
+            self.irr.insert(vector);
+            self.tmr.remove(vector); // edge-triggered, all of them
+        }
+    }
+
+    /// Requests what was posted.
+    pub fn collect(&mut self, posted: &Posted) {
+        let words = posted.take();
+        if self.takes_interrupts() {
+            self.irr.merge(words);
+        }
+    }
+
+    /// The timer reached its time. Returns when it fires next, if it is periodic.
+    pub fn timer_fired(&mut self, moment: Moment<'_>) -> Option<TscTicks> {
+        let lvt = self.lvt_timer();
+        self.timer.fired(lvt);
+        if lvt & LVT_MASKED == 0 {
+            let [vector, ..] = lvt.to_le_bytes();
+            self.request(vector);
+        }
+        self.timer.next(lvt, moment.now, moment.clock)
+    }
+
+    pub(super) fn lvt_timer(&self) -> u32 {
+        let [timer, ..] = self.lvt;
+        timer
+    }
+
+    fn error(&mut self, bit: u32) {
+        let [present, _] = &mut self.errors;
+        let news = *present & bit == 0;
+        *present |= bit;
+        if let Some(lvt) = self.lvt.last().copied().filter(|lvt| news && lvt & LVT_MASKED == 0) {
+            let [vector, ..] = lvt.to_le_bytes();
+            if vector >= 16 && self.takes_interrupts() {
+                self.irr.insert(vector);
+            }
+        }
+    }
+
+    /// The task priority, as CR8 shows it.
+    pub const fn cr8(&self) -> u8 {
+        self.tpr >> 4
+    }
+
+    /// The guest wrote CR8.
+    pub const fn set_cr8(&mut self, cr8: u8) {
+        if self.tpr >> 4 != cr8 & 15 {
+            self.tpr = (cr8 & 15) << 4;
+        }
+    }
+
+    /// The priority below and at which interrupts wait (SDM 3, section 11.8.3.1).
+    pub fn processor_priority(&self) -> u8 {
+        let service = self.isr.highest().unwrap_or(0) & 0xf0;
+        if self.tpr & 0xf0 >= service { self.tpr } else { service }
+    }
+
+    /// The interrupt that the virtual CPU gets next.
+    #[inline]
+    pub fn pending(&self) -> Option<u8> {
+        let vector = self.irr.highest()?;
+        (vector & 0xf0 > self.processor_priority() & 0xf0 && self.takes_interrupts()).then_some(vector)
+    }
+
+    /// Whether an interrupt waits for a lower priority.
+    pub fn is_holding(&self) -> bool {
+        self.irr.highest().is_some() && self.pending().is_none()
+    }
+
+    /// The virtual CPU takes the interrupt of this vector.
+    pub fn accept(&mut self, vector: u8) {
+        self.irr.remove(vector);
+        self.isr.insert(vector);
+    }
+
+    fn end_of_interrupt(&mut self) {
+        if let Some(vector) = self.isr.highest() {
+            self.isr.remove(vector);
+        }
+    }
+
+    // ---- Registers ----
+
+    /// IA32_APIC_BASE.
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Writes IA32_APIC_BASE. The page stays where it is, and the modes follow each other as SDM 3, section 11.12.5
+    /// allows.
+    pub fn set_base(&mut self, value: u64) -> Result<Effect, Fault> {
+        let modes = BASE_ENABLED | BASE_X2APIC;
+        if value & !modes != self.base & !modes {
+            return Err(Fault);
+        }
+        let (was, is) = (self.base & modes, value & modes);
+        let legal = match (was, is) {
+            (same, other) if same == other => return Ok(Effect::Nothing),
+            (_, BASE_X2APIC) => false,
+            (0, is) => is == BASE_ENABLED,
+            (BASE_ENABLED, _) => true,
+            (_, is) => is == 0,
+        };
+        if !legal {
+            return Err(Fault);
+        }
+        self.base = value;
+        if is == 0 {
+            self.reset();
+            return Ok(Effect::Timer(None));
+        }
+        self.address.set_mode(self.is_x2apic());
+        Ok(Effect::Nothing)
+    }
+
+    /// Reads a register, by its number in the page.
+    pub(super) fn read(&self, register: u8, moment: Moment<'_>) -> Option<u32> {
+        #[allow(clippy::cast_possible_truncation)] // the halves
+        Some(match register {
+            ID if self.is_x2apic() => self.address.id(),
+            ID => self.address.id() << 24,
+            VERSION => 0x14 | (LVT_COUNT as u32 - 1) << 16,
+            TPR => u32::from(self.tpr),
+            APR | RRD | EOI if !self.is_x2apic() => 0,
+            PPR => u32::from(self.processor_priority()),
+            LDR => self.address.ldr(),
+            DFR if !self.is_x2apic() => self.address.dfr(),
+            SVR => self.svr,
+            ISR..TMR => self.isr.register(register - ISR),
+            TMR..IRR => self.tmr.register(register - TMR),
+            IRR..ESR => self.irr.register(register - IRR),
+            ESR => {
+                let [_, shown] = self.errors;
+                shown
+            }
+            ICR => self.icr as u32,
+            ICR_HIGH => (self.icr >> 32) as u32,
+            LVT_TIMER..=LVT_ERROR => *self.lvt.get(usize::from(register - LVT_TIMER))?,
+            INITIAL_COUNT => self.timer.initial,
+            CURRENT_COUNT => self.timer.count(self.lvt_timer(), moment.now, moment.clock),
+            DIVIDE => self.timer.divide,
+            _ => return None,
+        })
+    }
+
+    /// Writes a register, by its number in the page; `None` if there is none that can be written.
+    pub(super) fn write(&mut self, register: u8, value: u32, moment: Moment<'_>) -> Option<Effect> {
+        Some(match register {
+            TPR => {
+                let [low, ..] = value.to_le_bytes();
+                self.tpr = low;
+                Effect::Priority
+            }
+            EOI => {
+                self.end_of_interrupt();
+                // What it kept waiting may be delivered now.
+                if self.irr.highest().is_some() { Effect::Priority } else { Effect::Nothing }
+            }
+            LDR if !self.is_x2apic() => {
+                self.address.set_ldr(value & 0xff00_0000);
+                Effect::Nothing
+            }
+            DFR if !self.is_x2apic() => {
+                self.address.set_dfr(value | 0x0fff_ffff);
+                Effect::Nothing
+            }
+            SVR => {
+                self.svr = value & 0x1ff;
+                if value & SVR_ENABLED == 0 {
+                    self.lvt.iter_mut().for_each(|lvt| *lvt |= LVT_MASKED);
+                }
+                Effect::Nothing
+            }
+            ESR => {
+                let [present, shown] = &mut self.errors;
+                *shown = core::mem::take(present);
+                Effect::Nothing
+            }
+            ICR => {
+                self.icr = (self.icr & !0xffff_ffff) | u64::from(value & 0x000c_cfff);
+                self.send()
+            }
+            ICR_HIGH if !self.is_x2apic() => {
+                self.icr = (self.icr & 0xffff_ffff) | u64::from(value & 0xff00_0000) << 32;
+                Effect::Nothing
+            }
+            LVT_TIMER..=LVT_ERROR => return self.write_lvt(register, value, moment),
+            INITIAL_COUNT => {
+                if timer::mode(self.lvt_timer()) == Mode::Deadline {
+                    return Some(Effect::Nothing);
+                }
+                self.timer.start(value, moment.now);
+                Effect::Timer(self.timer.next(self.lvt_timer(), moment.now, moment.clock))
+            }
+            DIVIDE => {
+                // A count that is under way is taken as if it had run at the new rate from its beginning.
+                self.timer.divide = value & 0xb;
+                Effect::Timer(self.timer.next(self.lvt_timer(), moment.now, moment.clock))
+            }
+            _ => return None,
+        })
+    }
+
+    fn write_lvt(&mut self, register: u8, value: u32, moment: Moment<'_>) -> Option<Effect> {
+        let index = usize::from(register - LVT_TIMER);
+        let mut value = value & LVT_WRITABLE.get(index)?;
+        if self.svr & SVR_ENABLED == 0 {
+            value |= LVT_MASKED;
+        }
+        let before = core::mem::replace(self.lvt.get_mut(index)?, value);
+        if register != LVT_TIMER {
+            return Some(Effect::Nothing);
+        }
+        let deadline = |lvt| timer::mode(lvt) == Mode::Deadline;
+        if deadline(before) != deadline(value) {
+            // Changing to or from this mode stops the timer (SDM 3, section 11.5.4.1).
+            self.timer.deadline = 0;
+            self.timer.start(0, moment.now);
+        }
+        Some(Effect::Timer(self.timer.next(value, moment.now, moment.clock)))
+    }
+
+    /// Writes the whole interrupt command register, as x2APIC mode does.
+    pub(super) fn command(&mut self, value: u64) -> Effect {
+        self.icr = value & 0xffff_ffff_000c_cfff;
+        self.send()
+    }
+
+    /// Sends the interrupt command register's message.
+    fn send(&mut self) -> Effect {
+        let [vector, ..] = self.icr.to_le_bytes();
+        #[allow(clippy::cast_possible_truncation)] // the upper half
+        let field = (self.icr >> 32) as u32;
+        let field = if self.is_x2apic() { field } else { field >> 24 };
+        let destination = match (self.icr >> 18) & 3 {
+            1 => Destination::Own,
+            2 => Destination::All,
+            3 => Destination::Others,
+            _ if self.icr & (1 << 11) != 0 => Destination::Logical(field),
+            _ => Destination::Physical(field),
+        };
+        let kind = match (self.icr >> 8) & 7 {
+            0 | 1 if vector < 16 => {
+                self.error(ESR_SEND_ILLEGAL);
+                return Effect::Nothing;
+            }
+            0 => IpiKind::Fixed(vector),
+            1 => IpiKind::LowestPriority(vector),
+            4 => IpiKind::Nmi,
+            // A level de-assert of INIT only synchronises arbitration and does nothing here.
+            5 if self.icr & (1 << 15) != 0 && self.icr & (1 << 14) == 0 => return Effect::Nothing,
+            5 => IpiKind::Init,
+            6 => IpiKind::Start(vector),
+            _ => return Effect::Nothing,
+        };
+        Effect::Send(Ipi { kind, destination })
+    }
+
+    /// Reads the register at `offset` of the page. Parts of a register that are not its first 32 bits read as zero.
+    pub fn mmio_read(&mut self, offset: u16, moment: Moment<'_>) -> u32 {
+        let register = u8::try_from(offset >> 4).ok().filter(|_| offset & 15 == 0);
+        match register {
+            Some(register) => self.read(register, moment).unwrap_or_else(|| {
+                self.error(ESR_ILLEGAL_REGISTER);
+                0
+            }),
+            None => 0,
+        }
+    }
+
+    /// Writes the register at `offset` of the page.
+    pub fn mmio_write(&mut self, offset: u16, value: u32, moment: Moment<'_>) -> Effect {
+        let register = u8::try_from(offset >> 4).ok().filter(|_| offset & 15 == 0);
+        let Some(register) = register else { return Effect::Nothing };
+        self.write(register, value, moment).unwrap_or_else(|| {
+            self.error(ESR_ILLEGAL_REGISTER);
+            Effect::Nothing
+        })
+    }
+}
