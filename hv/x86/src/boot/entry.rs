@@ -117,6 +117,7 @@ long_mode:
     or eax, 0x900
     wrmsr
     mov eax, cr0
+    and eax, 0x9fffffff                 // caches on: INIT turns them off
     or eax, 0x80010001
     mov cr0, eax
     lgdt [boot_gdt_pointer]
@@ -143,18 +144,8 @@ entry64:
     xor ebp, ebp
     call rax
     ud2
-3:  movabs rax, offset ap_root          // the real page tables map the stack, these do not
-    mov rax, [rax]
-    mov rcx, cr4
-    mov cr3, rax
-    or rcx, 0x80                        // CR4.PGE
-    mov cr4, rcx
-    movabs rax, offset ap_stack
-    mov rsp, [rax]
-    movabs rax, offset {ap_start}
-    xor ebp, ebp
-    call rax
-    ud2
+3:  movabs rax, offset ap_high
+    jmp rax
 
     .section .boot.data, "aw"
     .balign 4096
@@ -181,7 +172,20 @@ boot_gdt_pointer:
     .balign 4096
     .skip {stack}
 boot_stack_top:
-    // Where the next processor to start finds its stack.
+    // At the image's address: the real page tables map the stack, but not the code above.
+    .text
+ap_high:
+    mov rax, [rip + ap_root]
+    mov cr3, rax
+    mov rcx, cr4
+    or rcx, 0x80                        // CR4.PGE
+    mov cr4, rcx
+    mov rsp, [rip + ap_stack]
+    xor ebp, ebp
+    call {ap_start}
+    ud2
+
+    // Where the next processor to start finds its page tables and its stack.
     .section .data.ap_stack, "aw"
     .balign 8
     .global ap_stack
