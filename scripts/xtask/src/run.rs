@@ -16,7 +16,7 @@ const ENCODED: AsciiSet =
     NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b',').remove(b':');
 
 /// What tells the control domain to end the machine once the guests have ended.
-const UNTIL_GUESTS: &str = "until=guests";
+pub const UNTIL_GUESTS: &str = "until=guests";
 
 /// Runs `cargo xtask run`.
 pub fn verb(options: &cli::Run) -> Result<u8> {
@@ -103,10 +103,14 @@ pub fn domain_set(options: &cli::Run, disks: usize) -> Result<DomainSet> {
 
 /// Lets the guest run shell commands, and the machine end when it has.
 pub fn add_commands(set: &mut DomainSet, commands: &str) -> Result<()> {
-    let word = format!("exec={}", utf8_percent_encode(commands, &ENCODED));
-    bundle::append(&mut set.guest()?.cmdline, &word);
+    bundle::append(&mut set.guest()?.cmdline, &exec(commands));
     bundle::append(&mut set.control()?.cmdline, UNTIL_GUESTS);
     Ok(())
+}
+
+/// Returns the word of a command line that runs shell commands.
+pub fn exec(commands: &str) -> String {
+    format!("exec={}", utf8_percent_encode(commands, &ENCODED))
 }
 
 /// Returns a file's absolute path as a domain set writes it.

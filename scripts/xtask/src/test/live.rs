@@ -1,12 +1,12 @@
 //! Machines for cases: lanes, boots, and what a console must show.
 
 use super::{Context, Verdict};
-use crate::bundle::DomainSet;
+use crate::bundle::{self, DomainSet};
 use crate::cli::Emulator;
 use crate::emulator::{Boot, Config};
 use crate::machine::{self, Console, End, Report};
 use crate::{process, run, workspace};
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -140,4 +140,17 @@ pub fn set(name: &str) -> Result<DomainSet> {
         bail!("there is no domain set {}", file.display());
     }
     DomainSet::read(&file)
+}
+
+/// Gives one domain of a set shell commands to run.
+pub fn command(set: &mut DomainSet, domain: &str, commands: &str) -> Result<()> {
+    let domain = set.domains.get_mut(domain).with_context(|| format!("the set has no domain {domain}"))?;
+    bundle::append(&mut domain.cmdline, &run::exec(commands));
+    Ok(())
+}
+
+/// Lets the machine end when all guests have.
+pub fn until_guests(set: &mut DomainSet) -> Result<()> {
+    bundle::append(&mut set.control()?.cmdline, run::UNTIL_GUESTS);
+    Ok(())
 }

@@ -6,6 +6,8 @@
 mod boot;
 mod conformance;
 mod context;
+mod disk;
+mod isolation;
 mod live;
 mod registry;
 mod repository;
