@@ -233,7 +233,7 @@ fn element<T>(array: GuestVirt, index: u64) -> Result<GuestVirt> {
 /// Whether there are bytes, and all are in one page: the usual case, without a loop.
 #[inline]
 const fn is_in_one_page(at: GuestVirt, len: usize) -> bool {
-    len != 0 && len <= PAGE_BYTES as usize && at.offset() + len as u64 <= PAGE_BYTES
+    len != 0 && at.offset().saturating_add(len as u64) <= PAGE_BYTES
 }
 
 /// How many of `len` bytes from `at` on lie in its page.

@@ -18,6 +18,11 @@ pub mod pair;
 mod physmap;
 mod walk;
 
+#[cfg(test)]
+pub mod fixture;
+#[cfg(test)]
+mod tests;
+
 pub use access::{Linear, Physical};
 pub use account::{OverQuota, PageAccount};
 pub use departures::{BATCH, Departures};

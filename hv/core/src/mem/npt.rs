@@ -23,7 +23,7 @@ const ROOT: u8 = 4;
 pub const GFN_END: Gfn = Gfn::new(1 << (INDEX_BITS * 4));
 
 const_assert_eq!(ENTRIES * 8, crate::hw::PAGE_BYTES);
-const_assert_eq!(INDEX_BITS as u8 * (ROOT - 1), Order::MAX.raw() + 9);
+const_assert_eq!(span(ROOT - 1), Order::MAX.pages());
 
 /// Where a guest frame leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
