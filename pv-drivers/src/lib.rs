@@ -28,11 +28,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod console;
 #[cfg(test)]
 mod mock;
 pub mod platform;
 pub mod ring;
 pub mod share;
+pub mod xenbus;
 pub mod xs;
 
 pub use platform::{Platform, SharedMemory};
