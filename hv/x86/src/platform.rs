@@ -167,6 +167,11 @@ impl<B: Engine> Platform for Pc<B> {
         if cpu.pending.load(Ordering::Acquire) == 0 { None } else { take_event(cpu) }
     }
 
+    fn cpuid(&self, leaf: u32, sub_leaf: u32) -> [u32; 4] {
+        let result = crate::cpu::features::sub_leaf(leaf, sub_leaf);
+        [result.eax, result.ebx, result.ecx, result.edx]
+    }
+
     fn console_write(&self, bytes: &[u8]) {
         uart::write_bytes(bytes);
     }

@@ -79,6 +79,8 @@ pub struct NewVcpuError;
 pub trait Backend: Send + Sync + 'static {
     /// The name shown at boot, as users know it.
     const NAME: &'static str;
+    /// The instruction by which a guest makes a hypercall.
+    const HYPERCALL: [u8; 3];
     /// Its virtual CPU.
     type Vcpu: VcpuHw;
     /// The format of its nested page tables.

@@ -168,6 +168,9 @@ pub trait Platform: Send + Sync + Sized + 'static {
     /// Takes the next thing that happened on this CPU.
     fn next_host_event(&self) -> Option<HostEvent>;
 
+    /// What this CPU's CPUID says of itself: EAX, EBX, ECX, EDX. Leaves that it does not have are zeroes.
+    fn cpuid(&self, leaf: u32, sub_leaf: u32) -> [u32; 4];
+
     /// Writes to the console.
     fn console_write(&self, bytes: &[u8]);
     /// Takes received bytes from the console; returns how many.

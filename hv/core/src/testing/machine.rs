@@ -191,6 +191,21 @@ impl Platform for TestMachine {
         self.record.lock().unwrap().events.get_mut(&CURRENT.get())?.pop_front()
     }
 
+    /// A plain 64-bit CPU with XSAVE, an x2APIC and a time-stamp counter deadline.
+    fn cpuid(&self, leaf: u32, sub_leaf: u32) -> [u32; 4] {
+        match (leaf, sub_leaf) {
+            (0, _) => [0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
+            (1, _) => [0x0066_0f51, 0x0004_0800, 0x9ed8_3203, 0x178b_fbff],
+            (7, 0) => [0, 0x0000_0129, 0x8, 0],
+            (0xd, 0) => [7, 832, 832, 0],
+            (0xd, 2) => [256, 576, 0, 0],
+            (0x8000_0000, _) => [0x8000_0008, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
+            (0x8000_0001, _) => [0x0066_0f51, 0, 0x0000_0007, 0x2e10_0800],
+            (0x8000_0008, _) => [0x3028, 0, 0, 0],
+            _ => [0; 4],
+        }
+    }
+
     fn console_write(&self, bytes: &[u8]) {
         self.record.lock().unwrap().console.extend_from_slice(bytes);
     }

@@ -76,6 +76,7 @@ impl Default for Scripted {
 
 impl Backend for Scripted {
     const NAME: &'static str = "scripted";
+    const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
     type Vcpu = ScriptedVcpu;
     type Format = PlainFormat;
 

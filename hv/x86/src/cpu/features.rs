@@ -11,6 +11,15 @@ pub fn leaf(number: u32) -> CpuidResult {
     __cpuid(number)
 }
 
+/// A sub-leaf of a CPUID leaf; zeroes if the CPU does not have the leaf.
+pub fn sub_leaf(number: u32, sub: u32) -> CpuidResult {
+    let highest = __cpuid(number & 0x8000_0000).eax;
+    if number > highest || (highest ^ number) & 0x8000_0000 != 0 {
+        return CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    }
+    __cpuid_count(number, sub)
+}
+
 /// A sub-leaf of CPUID leaf 0xD; zeroes if the CPU does not have it.
 pub fn xsave_leaf(sub: u32) -> CpuidResult {
     if leaf(0).eax < 0xd { leaf(0xffff_ffff) } else { __cpuid_count(0xd, sub) }

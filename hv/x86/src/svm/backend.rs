@@ -105,6 +105,8 @@ impl Engine for Svm {
 
 impl Backend for Svm {
     const NAME: &'static str = "AMD-V";
+    /// VMMCALL.
+    const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
     type Vcpu = SvmVcpu;
     type Format = Npt;
 
