@@ -19,6 +19,7 @@ pub mod event;
 pub mod grant;
 pub mod hw;
 pub mod mem;
+pub mod pci;
 pub mod sched;
 pub mod stats;
 pub mod system;

@@ -26,6 +26,7 @@ use crate::domain::{Domain, DomainTable};
 use crate::event::{EventTable, Peers};
 use crate::hw::Platform;
 use crate::mem::{FrameTable, Ram};
+use crate::pci::{LineTable, Pci};
 use alloc::sync::Arc;
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::DomainId;
@@ -41,6 +42,10 @@ pub struct System<P: Platform> {
     pub bundle: Bundle<'static>,
     /// All domains.
     pub domains: DomainTable<P>,
+    /// The machine's PCI functions.
+    pub pci: Pci,
+    /// Whose the device interrupts are.
+    pub lines: LineTable,
     /// What was typed on the machine's console.
     pub typed: Mutex<TypedInput>,
 }
@@ -48,7 +53,16 @@ pub struct System<P: Platform> {
 impl<P: Platform> System<P> {
     /// Makes a system without domains.
     pub fn new(platform: P, frames: FrameTable, bundle: Bundle<'static>) -> Self {
-        Self { platform, frames, bundle, domains: DomainTable::default(), typed: Mutex::default() }
+        let pci = Pci::scan(&platform);
+        Self {
+            platform,
+            frames,
+            bundle,
+            domains: DomainTable::default(),
+            pci,
+            lines: LineTable::default(),
+            typed: Mutex::default(),
+        }
     }
 
     /// The machine's memory.

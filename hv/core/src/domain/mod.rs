@@ -17,6 +17,7 @@ use crate::event::EventTable;
 use crate::grant::{GrantTable, Party};
 use crate::hw::{Backend, Platform};
 use crate::mem::{DomainMemory, SharedPage};
+use crate::pci::DomainPci;
 use alloc::sync::Arc;
 use core::fmt;
 use pv_abi::ids::DomainId;
@@ -51,6 +52,8 @@ pub struct Domain<P: Platform> {
     pub grants: Arc<GrantTable>,
     /// Its event channels.
     pub events: EventTable,
+    /// What it has of PCI.
+    pub pci: DomainPci,
     /// What it writes to the machine's console.
     pub console: Mutex<GuestConsole>,
 }
