@@ -46,6 +46,7 @@ pub struct BootInfo {
 
 impl BootInfo {
     /// Nothing known yet.
+    #[cfg(target_os = "none")]
     const fn new(protocol: &'static str) -> Self {
         Self {
             memory: MemoryMap::new(),
@@ -69,6 +70,7 @@ impl BootInfo {
     }
 
     /// Keeps a copy of the command line.
+    #[cfg(target_os = "none")]
     fn set_cmdline(&mut self, bytes: impl Iterator<Item = u8>) {
         self.cmdline_len = 0;
         for (slot, byte) in self.cmdline.iter_mut().zip(bytes) {

@@ -73,8 +73,13 @@ fn instruction(vmcb: &Vmcb) -> [u8; LONGEST] {
     let mut bytes = [0; LONGEST];
     let base = if is_long(vmcb) { 0 } else { vmcb.save.cs.base };
     let mut linear = base.wrapping_add(vmcb.save.rip);
+    let mut host = None;
     for byte in &mut bytes {
-        let Some(value) = translate(vmcb, linear).and_then(host_byte) else { break };
+        // One translation for each page.
+        if host.is_none() || linear & 0xfff == 0 {
+            host = translate(vmcb, linear).map(|at| at & !0xfff);
+        }
+        let Some(value) = host.and_then(|page| host_byte(page | linear & 0xfff)) else { break };
         *byte = value;
         linear = linear.wrapping_add(1);
     }

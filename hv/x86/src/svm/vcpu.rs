@@ -424,10 +424,13 @@ impl VcpuHw for SvmVcpu {
         let control = &self.vmcb.control;
         let next = if self.capabilities.next_rip && control.next_rip != 0 {
             control.next_rip
-        } else if control.exit_code == code::VMMCALL {
-            self.vmcb.save.rip.wrapping_add(3)
         } else {
-            fetch::next_rip(&self.vmcb)
+            match control.exit_code {
+                // Nobody puts prefixes before these two, which are frequent: they are not looked for.
+                code::VMMCALL => self.vmcb.save.rip.wrapping_add(3),
+                code::CPUID => self.vmcb.save.rip.wrapping_add(2),
+                _ => fetch::next_rip(&self.vmcb),
+            }
         };
         self.vmcb.save.rip = next;
         self.vmcb.control.shadow &= !1;
