@@ -7,12 +7,18 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod bench;
+pub mod block;
 pub mod boot;
 pub mod cmdline;
 pub mod console;
+pub mod data;
 pub mod dev;
+pub mod fs;
 pub mod logger;
 pub mod mm;
+pub mod role;
+pub mod shell;
 pub mod sync;
 pub mod task;
 pub mod xen;

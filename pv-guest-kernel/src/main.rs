@@ -4,13 +4,4 @@
 
 extern crate alloc;
 
-use pv_guest_kernel::{main, println};
-
-main!(run);
-
-async fn run() -> i32 {
-    println!("hello");
-    pv_guest_kernel::task::sleep(core::time::Duration::from_millis(100)).await;
-    println!("hello again");
-    0
-}
+pv_guest_kernel::main!(pv_guest_kernel::role::run);

@@ -1,0 +1,6 @@
+//! Benchmarks.
+
+use crate::shell::command::Command;
+
+/// The table.
+pub const COMMANDS: &[Command] = &[];

@@ -1,0 +1,1 @@
+//! Disks that a back end in another domain serves.
