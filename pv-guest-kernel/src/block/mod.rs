@@ -214,8 +214,11 @@ impl Disk {
 
     /// Starts a request.
     pub fn submit(&self, request: Request) -> Completion {
-        let shared =
-            Arc::new(Shared { done: IrqMutex::new(None), over: AtomicBool::new(false), waker: AtomicWaker::new() });
+        let shared = Arc::new(Shared {
+            done: IrqMutex::new(None),
+            over: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
         let promise = Promise(Some(shared.clone()));
         match self.check(&request) {
             Ok(()) => self.0.submit(request, promise),

@@ -16,7 +16,12 @@ struct Part {
 impl BlockDevice for Part {
     fn info(&self) -> Info {
         let whole = self.disk.info();
-        Info { name: self.name.clone(), kind: format!("part of {}", whole.name), sectors: self.sectors, ..whole }
+        Info {
+            name: self.name.clone(),
+            kind: format!("part of {}", whole.name),
+            sectors: self.sectors,
+            ..whole
+        }
     }
 
     fn submit(&self, mut request: Request, promise: Promise) {
@@ -37,7 +42,9 @@ pub async fn scan(disk: &Disk) {
         return;
     }
     // A FAT volume without a table carries the same signature: its first bytes are a jump.
-    if sector[510..512] != [0x55, 0xaa] || matches!(sector[0], 0xeb | 0xe9) && &sector[54..57] == b"FAT" || &sector[82..85] == b"FAT"
+    if sector[510..512] != [0x55, 0xaa]
+        || matches!(sector[0], 0xeb | 0xe9) && &sector[54..57] == b"FAT"
+        || &sector[82..85] == b"FAT"
     {
         return;
     }

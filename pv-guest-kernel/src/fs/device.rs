@@ -37,7 +37,8 @@ impl FatDevice {
     /// Takes a disk.
     pub fn new(disk: Disk, read_only: bool) -> FatDevice {
         let info = disk.info();
-        let block = BlockSize::new(info.block).unwrap_or_else(|| BlockSize::new(512).expect("512 is a block size"));
+        let block =
+            BlockSize::new(info.block).unwrap_or_else(|| BlockSize::new(512).expect("512 is a block size"));
         let per_block = u64::from(block.get()) / SECTOR;
         FatDevice {
             block,
@@ -50,7 +51,14 @@ impl FatDevice {
         }
     }
 
-    fn start(&self, op: Op, first: BlockIndex, done: usize, length: usize, data: Option<&[u8]>) -> Result<Completion, Error> {
+    fn start(
+        &self,
+        op: Op,
+        first: BlockIndex,
+        done: usize,
+        length: usize,
+        data: Option<&[u8]>,
+    ) -> Result<Completion, Error> {
         let buffer = Disk::buffer(length)?;
         if let Some(data) = data {
             buffer.copy_in(0, data);
@@ -124,7 +132,8 @@ impl BlockDevice for FatDevice {
             let Some((completion, length)) = &mut state.request else {
                 let length = (buf.len() - state.done).min(self.most);
                 let data = &buf[state.done..state.done + length];
-                let completion = self.start(Op::Write, first, state.done, length, Some(data)).map_err(failed)?;
+                let completion =
+                    self.start(Op::Write, first, state.done, length, Some(data)).map_err(failed)?;
                 state.request = Some((completion, length));
                 continue;
             };
@@ -137,7 +146,11 @@ impl BlockDevice for FatDevice {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_flush(&mut self, state: &mut Operation, cx: &mut Context<'_>) -> Poll<Result<(), FsError<Error>>> {
+    fn poll_flush(
+        &mut self,
+        state: &mut Operation,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), FsError<Error>>> {
         if !self.flush {
             return Poll::Ready(Ok(()));
         }

@@ -65,7 +65,8 @@ pub async fn mount(disk: &Disk, point: &str, read_only: bool) -> Result<(), Stri
     }
     let device = FatDevice::new(disk.clone(), read_only);
     let fat = FatFs::mount(device, options).await.map_err(|e| format!("{name}: {}", e.into_error()))?;
-    let cache = hadris_fat::CacheOptions::new().with_chain_positions(CACHE_POSITIONS).with_blocks(CACHE_BLOCKS);
+    let cache =
+        hadris_fat::CacheOptions::new().with_chain_positions(CACHE_POSITIONS).with_blocks(CACHE_BLOCKS);
     let volume = Arc::new(Volume::new(fat.with_cache(cache)));
     let mut mounts = MOUNTS.write();
     mounts.push(Mount { point, disk: name, volume });
@@ -126,7 +127,8 @@ pub fn clean(path: &str) -> String {
 pub fn resolve(path: &str) -> Result<(Arc<Fat>, String), String> {
     let path = clean(path);
     for mount in MOUNTS.read().iter() {
-        let rest = if mount.point == "/" { Some(path.as_str()) } else { path.strip_prefix(mount.point.as_str()) };
+        let rest =
+            if mount.point == "/" { Some(path.as_str()) } else { path.strip_prefix(mount.point.as_str()) };
         if let Some(rest) = rest.filter(|r| r.is_empty() || r.starts_with('/')) {
             return Ok((mount.volume.clone(), if rest.is_empty() { "/".into() } else { rest.into() }));
         }

@@ -23,11 +23,16 @@ const LENGTH: u64 = 0x4000_0000 / PAGE;
 /// Chooses the window.
 pub fn init(map: &MemoryMap) {
     let gib = 1u64 << 30;
-    let top = map.iter().map(|r| r.end).max().unwrap_or(0).max(4 * gib).next_multiple_of(gib);
+    let top = map.iter().filter(|r| r.kind == super::map::RAM).map(|r| r.end).max().unwrap_or(0);
     let bits = instr::cpuid(0x8000_0008, 0)[0] & 0xff;
     let limit = 1u64 << bits.clamp(36, 46);
-    let start = (top + 32 * gib).min(limit - gib);
-    assert!(start >= top || top >= limit, "no guest-physical addresses left for mappings");
+    let length = LENGTH * PAGE;
+    let mut start = (top.max(4 * gib).next_multiple_of(gib) + 32 * gib).min(limit - length);
+    // Out of the way of everything the map names.
+    while let Some(r) = map.iter().find(|r| r.start < start + length && r.end > start) {
+        start = r.end.next_multiple_of(gib);
+    }
+    assert!(start + length <= limit, "no guest-physical addresses left for mappings");
     let mut space = SPACE.lock();
     space.next = start / PAGE;
     space.end = start / PAGE + LENGTH;

@@ -28,9 +28,17 @@ pub const COMMANDS: &[Command] = &[
         "dd if=SOURCE of=TARGET [bs=64K] [count=N] [skip=N] [seek=N] [seed=N] [depth=N] [nosync]",
         "copies blocks; a source is a disk, a path, zero, random or pattern; a target is a disk, a path or null"
     ),
-    command!(sha256, "sha256 SOURCE [count=BYTES] [skip=BYTES]", "prints the SHA-256 of a disk, a path or part of it"),
+    command!(
+        sha256,
+        "sha256 SOURCE [count=BYTES] [skip=BYTES]",
+        "prints the SHA-256 of a disk, a path or part of it"
+    ),
     command!(hexdump, "hexdump SOURCE [count=256] [skip=BYTES]", "shows bytes of a disk or a path"),
-    command!(discard, "discard DISK START LENGTH", "tells a disk that a range, in bytes, is not needed any more"),
+    command!(
+        discard,
+        "discard DISK START LENGTH",
+        "tells a disk that a range, in bytes, is not needed any more"
+    ),
 ];
 
 async fn lsblk(args: Args) -> Outcome {
@@ -44,7 +52,14 @@ async fn lsblk(args: Args) -> Outcome {
                 flags.push(name);
             }
         }
-        println!("{:<8} {:>9}  {:>5}  {:<18}  {}", i.name, human(i.sectors * SECTOR), i.block, flags.join(","), i.kind);
+        println!(
+            "{:<8} {:>9}  {:>5}  {:<18}  {}",
+            i.name,
+            human(i.sectors * SECTOR),
+            i.block,
+            flags.join(","),
+            i.kind
+        );
     }
     Ok(())
 }
@@ -151,11 +166,15 @@ impl Reader {
                     Some(pages) => pages,
                     None => Disk::buffer(self.block)?,
                 };
-                let file = volume.open(path.as_str(), OpenOptions::new().read()).await.map_err(Failure::because)?;
+                let file =
+                    volume.open(path.as_str(), OpenOptions::new().read()).await.map_err(Failure::because)?;
                 let mut bytes = vec![0; n];
                 let mut got = 0;
                 while got < n {
-                    let k = file.read_at(self.at + got as u64, &mut bytes[got..]).await.map_err(Failure::because)?;
+                    let k = file
+                        .read_at(self.at + got as u64, &mut bytes[got..])
+                        .await
+                        .map_err(Failure::because)?;
                     if k == 0 {
                         break;
                     }
@@ -224,7 +243,8 @@ async fn dd(mut args: Args) -> Outcome {
     let bs = block as usize;
     let overflow = || Failure::usage("the numbers are too large");
     let source = Source::open(&input, seed)?;
-    let start = if matches!(source, Source::Made(_)) { 0 } else { skip.checked_mul(block).ok_or_else(overflow)? };
+    let start =
+        if matches!(source, Source::Made(_)) { 0 } else { skip.checked_mul(block).ok_or_else(overflow)? };
     let wanted = match count {
         Some(n) => Some(n.checked_mul(block).ok_or_else(overflow)?),
         None => None,
@@ -263,7 +283,10 @@ async fn dd(mut args: Args) -> Outcome {
             return Err(Failure::usage(format!("bs must be a multiple of the disk's block of {unit} bytes")));
         }
         if block > disk.info().most as u64 {
-            return Err(Failure::usage(format!("bs is more than one request may carry ({})", disk.info().most)));
+            return Err(Failure::usage(format!(
+                "bs is more than one request may carry ({})",
+                disk.info().most
+            )));
         }
     }
     let before = clock::now();

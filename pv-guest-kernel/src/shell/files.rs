@@ -11,12 +11,20 @@ use crate::{block, command, console, fs, print, println};
 
 /// The table.
 pub const COMMANDS: &[Command] = &[
-    command!(mount, "mount [ro] [DISK [POINT]]", "lists what is mounted, or mounts a disk's FAT volume (at / if not told)"),
+    command!(
+        mount,
+        "mount [ro] [DISK [POINT]]",
+        "lists what is mounted, or mounts a disk's FAT volume (at / if not told)"
+    ),
     command!(mkfs, "mkfs DISK [LABEL]", "makes an empty FAT volume; everything on the disk is lost"),
     command!(umount, "umount [POINT]", "unmounts a volume"),
     command!(ls, "ls [PATH]", "lists a directory"),
     command!(cat, "cat PATH...", "prints files"),
-    command!(write, "write PATH [WORD...]", "writes its words as a line into a file, in place of what was there"),
+    command!(
+        write,
+        "write PATH [WORD...]",
+        "writes its words as a line into a file, in place of what was there"
+    ),
     command!(append, "append PATH [WORD...]", "adds its words as a line to a file"),
     command!(cp, "cp FROM TO", "copies a file"),
     command!(mv, "mv FROM TO", "renames a file or directory"),
@@ -40,14 +48,16 @@ async fn mount(mut args: Args) -> Outcome {
         }
         return Ok(());
     };
-    let disk = block::find(name).ok_or_else(|| Failure::because(format!("there is no disk {name:?}; try `lsblk`")))?;
+    let disk = block::find(name)
+        .ok_or_else(|| Failure::because(format!("there is no disk {name:?}; try `lsblk`")))?;
     fs::mount(&disk, args.get(1).unwrap_or("/"), read_only).await.map_err(Failure::Failed)
 }
 
 async fn mkfs(args: Args) -> Outcome {
     args.at_most(2)?;
     let name = args.need(0, "DISK")?;
-    let disk = block::find(name).ok_or_else(|| Failure::because(format!("there is no disk {name:?}; try `lsblk`")))?;
+    let disk = block::find(name)
+        .ok_or_else(|| Failure::because(format!("there is no disk {name:?}; try `lsblk`")))?;
     if fs::mounts().iter().any(|m| m.disk == disk.info().name) {
         return Err(Failure::because(format!("{name} is mounted")));
     }

@@ -28,7 +28,11 @@ pub const COMMANDS: &[Command] = &[
     command!(shutdown, "shutdown [STATUS]", "ends this domain with an exit status"),
     command!(reboot, "reboot", "asks for a fresh start of this domain"),
     command!(fail, "false", "does nothing, unsuccessfully"),
-    command!(crash, "crash [panic|fault|triple|stack]", "ends this domain the hard way, to see how that is reported"),
+    command!(
+        crash,
+        "crash [panic|fault|triple|stack]",
+        "ends this domain the hard way, to see how that is reported"
+    ),
 ];
 
 async fn help(args: Args) -> Outcome {
@@ -51,7 +55,13 @@ async fn info(args: Args) -> Outcome {
     args.at_most(0)?;
     let me = xen::identity();
     println!("kernel       pv-guest-kernel {}", env!("CARGO_PKG_VERSION"));
-    println!("hypervisor   Xen ABI {}.{}{}, CPUID leaves at {:#x}", me.version.0, me.version.1, me.extra(), me.leaf);
+    println!(
+        "hypervisor   Xen ABI {}.{}{}, CPUID leaves at {:#x}",
+        me.version.0,
+        me.version.1,
+        me.extra(),
+        me.leaf
+    );
     match me.domain {
         Some(d) => println!("domain       {d}"),
         None => println!("domain       unknown"),
@@ -60,7 +70,11 @@ async fn info(args: Args) -> Outcome {
     println!("command line {}", crate::cmdline::line());
     println!("vCPUs        {}", cpu::count());
     println!("memory       {}", human(frames::count().0 * PAGE));
-    println!("up           {}.{:03} s of system time", clock::now() / 1_000_000_000, clock::now() / 1_000_000 % 1000);
+    println!(
+        "up           {}.{:03} s of system time",
+        clock::now() / 1_000_000_000,
+        clock::now() / 1_000_000 % 1000
+    );
     println!("wall clock   {} s since 1970", clock::wall() / 1_000_000_000);
     println!("TSC          {} kHz", clock::tsc_hz() / 1000);
     println!("tasks        {}", executor::tasks());
@@ -72,7 +86,8 @@ async fn cpus(args: Args) -> Outcome {
     if let Some(leaf) = args.get(0) {
         let number = |text: &str| super::command::size(text).and_then(|n| u32::try_from(n).ok());
         let leaf = number(leaf).ok_or_else(|| Failure::usage("LEAF is not a number"))?;
-        let sub = number(args.get(1).unwrap_or("0")).ok_or_else(|| Failure::usage("SUBLEAF is not a number"))?;
+        let sub =
+            number(args.get(1).unwrap_or("0")).ok_or_else(|| Failure::usage("SUBLEAF is not a number"))?;
         let [a, b, c, d] = instr::cpuid(leaf, sub);
         println!("eax {a:08x}  ebx {b:08x}  ecx {c:08x}  edx {d:08x}");
         return Ok(());
@@ -90,7 +105,8 @@ async fn cpus(args: Args) -> Outcome {
     for c in cpu::all() {
         let mut run = RunstateInfo::default();
         let _ = stub::vcpu_runstate_info(hv(), VcpuId::new(c.id), &mut run);
-        let state = ["running", "runnable", "blocked", "offline"].get(run.state as usize).copied().unwrap_or("?");
+        let state =
+            ["running", "runnable", "blocked", "offline"].get(run.state as usize).copied().unwrap_or("?");
         println!(
             "{:4}  {state:8} {:8} {:9} {:9} {:9} {:12} {:12} {:12}",
             c.id,
