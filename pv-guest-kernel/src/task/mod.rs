@@ -4,4 +4,4 @@ pub mod executor;
 pub mod timer;
 
 pub use executor::{JoinHandle, spawn, yield_now};
-pub use timer::{sleep, timeout};
+pub use timer::{sleep, sleep_until, timeout};
