@@ -4,7 +4,7 @@
 //! * [`paging`], [`heap`]: the hypervisor's own memory
 //! * [`cpu`]: descriptors, traps, data of each CPU, start-up of the others, vector state
 //! * [`dev`]: interrupt controllers, clocks, the serial port, power
-//! * [`svm`]: AMD-V
+//! * [`svm`]: AMD-V; [`vmx`]: VT-x
 //! * [`machine`], [`platform`]: all of it together, behind the traits of [`hv_core::hw`]
 //!
 //! What is arithmetic on given numbers (decoding an exit, encoding an entry, parsing a table) compiles and is tested on the host; the rest only for
@@ -29,3 +29,4 @@ pub mod paging;
 #[cfg(target_os = "none")]
 pub mod platform;
 pub mod svm;
+pub mod vmx;

@@ -2,6 +2,21 @@
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 
+/// The MSRs that belong to the guest alone, which it uses without an exit: SYSENTER_CS, _ESP, _EIP; STAR, LSTAR, CSTAR, SFMASK; FS_BASE,
+/// GS_BASE, KERNEL_GS_BASE. The hypervisor uses none of them, and every back end switches them.
+pub const GUEST_MSRS: [u32; 10] = [
+    0x174,
+    0x175,
+    0x176,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0100,
+    0xc000_0101,
+    0xc000_0102,
+];
+
 /// A CPUID leaf; zeroes if the CPU does not have it.
 pub fn leaf(number: u32) -> CpuidResult {
     let highest = __cpuid(number & 0x8000_0000).eax;

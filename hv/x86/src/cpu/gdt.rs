@@ -40,6 +40,11 @@ impl Descriptors {
         self.task = self.gdt.append(unsafe { Descriptor::tss_segment_unchecked(&raw const self.tss) });
     }
 
+    /// Where the task state is.
+    pub fn task_state_address(&self) -> u64 {
+        &raw const self.tss as u64
+    }
+
     /// Loads the table and all segments on this CPU, whose own it must be.
     pub fn load(&'static self) {
         self.gdt.load();

@@ -136,6 +136,11 @@ impl PerCpu {
         self.id
     }
 
+    /// Where the CPU's task state is.
+    pub fn task_state_address(&self) -> u64 {
+        self.descriptors.task_state_address()
+    }
+
     /// The identifier of the CPU's local APIC.
     pub fn apic(&self) -> ApicId {
         self.apic

@@ -3,6 +3,8 @@
 use alloc::boxed::Box;
 use zerocopy::FromZeros;
 
+use crate::cpu::features::GUEST_MSRS;
+
 /// One bit per port, set where an access exits; the last page holds the bits past the end.
 #[derive(FromZeros)]
 #[repr(C, align(4096))]
@@ -39,22 +41,9 @@ impl MsrMap {
     /// The map in which only these MSRs pass: those which VMLOAD and VMSAVE, or the CPU itself, switch between guest and host.
     pub const GUEST: Self = {
         let mut map = Self([0xff; 2 * 4096]);
-        // SYSENTER_CS, _ESP, _EIP; STAR, LSTAR, CSTAR, SFMASK; FS_BASE, GS_BASE, KERNEL_GS_BASE.
-        let passed = [
-            0x174,
-            0x175,
-            0x176,
-            0xc000_0081,
-            0xc000_0082,
-            0xc000_0083,
-            0xc000_0084,
-            0xc000_0100,
-            0xc000_0101,
-            0xc000_0102,
-        ];
         let mut at = 0;
-        while at < passed.len() {
-            map.0[Self::byte(passed[at])] &= !(3 << (2 * (passed[at] % 4)));
+        while at < GUEST_MSRS.len() {
+            map.0[Self::byte(GUEST_MSRS[at])] &= !(3 << (2 * (GUEST_MSRS[at] % 4)));
             at += 1;
         }
         map

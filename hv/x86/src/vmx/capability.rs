@@ -1,0 +1,253 @@
+//! What the processor's VMX can do, and whether that is enough (Intel SDM volume 3, appendix A).
+
+use super::controls::{Allowed, EntryControls, ExitControls, Fixed, Pin, Primary, Refused, Secondary};
+
+/// The MSRs of appendix A.
+pub mod msr {
+    /// Bit 0 locks, bit 2 allows VMX outside of SMX operation (section 24.7).
+    pub const FEATURE_CONTROL: u32 = 0x3a;
+    /// Revision, size and type of control structures (section A.1).
+    pub const BASIC: u32 = 0x480;
+    /// Pin-based controls.
+    pub const PIN: u32 = 0x481;
+    /// Primary processor-based controls.
+    pub const PRIMARY: u32 = 0x482;
+    /// VM-exit controls.
+    pub const EXIT: u32 = 0x483;
+    /// VM-entry controls.
+    pub const ENTRY: u32 = 0x484;
+    /// Bits of CR0 that must be one.
+    pub const CR0_FIXED0: u32 = 0x486;
+    /// Bits of CR0 that may be one.
+    pub const CR0_FIXED1: u32 = 0x487;
+    /// Bits of CR4 that must be one.
+    pub const CR4_FIXED0: u32 = 0x488;
+    /// Bits of CR4 that may be one.
+    pub const CR4_FIXED1: u32 = 0x489;
+    /// Secondary processor-based controls.
+    pub const SECONDARY: u32 = 0x48b;
+    /// EPT and VPID.
+    pub const EPT_VPID: u32 = 0x48c;
+    /// The same four groups without the default1 class (section A.2).
+    pub const TRUE_PIN: u32 = 0x48d;
+    /// See [`TRUE_PIN`].
+    pub const TRUE_PRIMARY: u32 = 0x48e;
+    /// See [`TRUE_PIN`].
+    pub const TRUE_EXIT: u32 = 0x48f;
+    /// See [`TRUE_PIN`].
+    pub const TRUE_ENTRY: u32 = 0x490;
+}
+
+const FEATURE_LOCKED: u64 = 1 << 0;
+const FEATURE_VMX: u64 = 1 << 2;
+/// IA32_VMX_BASIC: memory type of control structures is write-back; the TRUE MSRs exist.
+const BASIC_TYPE_WRITE_BACK: u64 = 6 << 50;
+const BASIC_TYPE_MASK: u64 = 0xf << 50;
+const BASIC_TRUE: u64 = 1 << 55;
+/// IA32_VMX_EPT_VPID_CAP (section A.10).
+mod ept_vpid {
+    pub const WALK_4: u64 = 1 << 6;
+    pub const WRITE_BACK: u64 = 1 << 14;
+    pub const PAGE_2M: u64 = 1 << 16;
+    pub const PAGE_1G: u64 = 1 << 17;
+    pub const INVEPT: u64 = 1 << 20;
+    pub const INVEPT_CONTEXT: u64 = 1 << 25;
+    pub const INVEPT_ALL: u64 = 1 << 26;
+    pub const INVVPID: u64 = 1 << 32;
+    pub const INVVPID_ALL: u64 = 1 << 42;
+}
+
+/// The control values to use, and the rest that a virtual CPU needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// The revision to write into control structures.
+    pub revision: u32,
+    /// Pin-based controls.
+    pub pin: u32,
+    /// Primary processor-based controls.
+    pub primary: u32,
+    /// Secondary processor-based controls.
+    pub secondary: u32,
+    /// VM-exit controls.
+    pub exit: u32,
+    /// VM-entry controls, for a guest outside of long mode.
+    pub entry: u32,
+    /// CR0.
+    pub cr0: Fixed,
+    /// CR4.
+    pub cr4: Fixed,
+    /// Pages of 1 GiB in extended page tables.
+    pub gigabyte_pages: bool,
+    /// Address-space identifiers.
+    pub vpid: bool,
+}
+
+/// What is missing, in one sentence for the user.
+pub type Missing = &'static str;
+
+/// Reads the capabilities through `rdmsr` and decides.
+///
+/// # Errors
+/// The first thing that is missing, and what can be done about it.
+pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
+    let feature = rdmsr(msr::FEATURE_CONTROL);
+    if feature & FEATURE_LOCKED != 0 && feature & FEATURE_VMX == 0 {
+        return Err(
+            "VT-x is switched off and locked by the firmware: enable \"Intel Virtualization Technology\" in its set-up",
+        );
+    }
+    let basic = rdmsr(msr::BASIC);
+    if basic & BASIC_TYPE_MASK != BASIC_TYPE_WRITE_BACK {
+        return Err("this processor's VT-x does not keep its control structures in write-back memory");
+    }
+    let group = |plain, exact| Allowed::from_msr(rdmsr(if basic & BASIC_TRUE != 0 { exact } else { plain }));
+    let pins = group(msr::PIN, msr::TRUE_PIN);
+    let primaries = group(msr::PRIMARY, msr::TRUE_PRIMARY);
+    let exits = group(msr::EXIT, msr::TRUE_EXIT);
+    let entries = group(msr::ENTRY, msr::TRUE_ENTRY);
+    if !primaries.can(Primary::SECONDARY.bits()) {
+        return Err(
+            "this processor's VT-x is of its first generation, without extended page tables: a newer one is needed",
+        );
+    }
+    let secondaries = Allowed::from_msr(rdmsr(msr::SECONDARY));
+    if !secondaries.can(Secondary::EPT.bits()) {
+        return Err("this processor's VT-x has no extended page tables (EPT): a newer one is needed");
+    }
+    if !secondaries.can(Secondary::UNRESTRICTED.bits()) {
+        return Err("this processor's VT-x has no unrestricted guests: a newer one is needed");
+    }
+    let tables = rdmsr(msr::EPT_VPID);
+    let needed = ept_vpid::WALK_4
+        | ept_vpid::WRITE_BACK
+        | ept_vpid::PAGE_2M
+        | ept_vpid::INVEPT
+        | ept_vpid::INVEPT_CONTEXT
+        | ept_vpid::INVEPT_ALL;
+    if tables & needed != needed {
+        return Err("this processor's extended page tables lack 2 MiB pages, write-back memory or INVEPT");
+    }
+    let vpid = secondaries.can(Secondary::VPID.bits())
+        && tables & (ept_vpid::INVVPID | ept_vpid::INVVPID_ALL) == ept_vpid::INVVPID | ept_vpid::INVVPID_ALL;
+    let lacks =
+        |_: Refused| "this processor's VT-x lacks a control that is needed: see the log for the groups";
+
+    let primary_wanted = Primary::PAUSE;
+    let mut secondary_wanted = Secondary::RDTSCP | Secondary::INVPCID | Secondary::WBINVD | Secondary::XSAVES;
+    let mut pauses = primary_wanted;
+    if secondaries.can(Secondary::PAUSE_LOOP.bits()) {
+        secondary_wanted |= Secondary::PAUSE_LOOP;
+        pauses = Primary::empty();
+    }
+    if vpid {
+        secondary_wanted |= Secondary::VPID;
+    }
+    // XSAVES of guests would need a bitmap of its own; without the control the instruction is #UD, as CPUID says.
+    secondary_wanted.remove(Secondary::XSAVES);
+    Ok(Capability {
+        revision: (basic & 0x7fff_ffff) as u32,
+        pin: pins
+            .choose((Pin::EXTERNAL_INTERRUPT | Pin::NMI).bits(), Pin::VIRTUAL_NMI.bits())
+            .map_err(lacks)?,
+        primary: primaries
+            .choose(
+                (Primary::TSC_OFFSET
+                    | Primary::HLT
+                    | Primary::MWAIT
+                    | Primary::MONITOR
+                    | Primary::RDPMC
+                    | Primary::CR8_LOAD
+                    | Primary::CR8_STORE
+                    | Primary::IO_BITMAPS
+                    | Primary::MSR_BITMAPS
+                    | Primary::SECONDARY)
+                    .bits(),
+                pauses.bits(),
+            )
+            .map_err(lacks)?,
+        secondary: secondaries
+            .choose((Secondary::EPT | Secondary::UNRESTRICTED).bits(), secondary_wanted.bits())
+            .map_err(lacks)?,
+        exit: exits
+            .choose(
+                (ExitControls::HOST_64
+                    | ExitControls::SAVE_EFER
+                    | ExitControls::LOAD_EFER
+                    | ExitControls::SAVE_PAT
+                    | ExitControls::LOAD_PAT)
+                    .bits(),
+                ExitControls::SAVE_DEBUG.bits(),
+            )
+            .map_err(lacks)?,
+        entry: entries
+            .choose(
+                (EntryControls::LOAD_EFER | EntryControls::LOAD_PAT).bits(),
+                EntryControls::LOAD_DEBUG.bits(),
+            )
+            .map_err(lacks)?,
+        cr0: Fixed { one: rdmsr(msr::CR0_FIXED0), may: rdmsr(msr::CR0_FIXED1) },
+        cr4: Fixed { one: rdmsr(msr::CR4_FIXED0), may: rdmsr(msr::CR4_FIXED1) },
+        gigabyte_pages: tables & ept_vpid::PAGE_1G != 0,
+        vpid,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A processor of the kind that everybody has: everything allowed, little forced.
+    fn haswell(index: u32) -> u64 {
+        match index {
+            msr::FEATURE_CONTROL => 5,
+            msr::BASIC => 0x00da_0400_0000_0012,
+            msr::TRUE_PIN => 0x7f_0000_0016,
+            msr::TRUE_PRIMARY => 0xfff9_fffe_0400_6172,
+            msr::TRUE_EXIT => 0x7f_ffff_0003_6dfb,
+            msr::TRUE_ENTRY => 0xffff_0000_11fb,
+            msr::SECONDARY => 0x7cff_0000_0000,
+            msr::EPT_VPID => 0xf01_0633_4141,
+            msr::CR0_FIXED0 => 0x8000_0021,
+            msr::CR0_FIXED1 => 0xffff_ffff,
+            msr::CR4_FIXED0 => 0x2000,
+            msr::CR4_FIXED1 => 0x1727ff,
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn a_common_processor_is_accepted_and_nothing_forced_is_left_out() {
+        let chosen = choose(haswell).unwrap();
+        assert_eq!(chosen.revision, 0x12);
+        assert_eq!(chosen.pin & 0x16, 0x16);
+        assert_eq!(chosen.primary & 0x0400_6172, 0x0400_6172);
+        assert!(chosen.vpid && chosen.gigabyte_pages);
+        assert_eq!(chosen.secondary & Secondary::PAUSE_LOOP.bits(), Secondary::PAUSE_LOOP.bits());
+        assert_eq!(chosen.primary & Primary::PAUSE.bits(), 0);
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_has_its_own_sentence() {
+        let without =
+            |index: u32, bits: u64| move |i: u32| haswell(i) & if i == index { !bits } else { u64::MAX };
+        let cases: [(&str, Result<_, _>); 5] = [
+            ("firmware", choose(|i| if i == msr::FEATURE_CONTROL { 1 } else { haswell(i) })),
+            ("first generation", choose(without(msr::TRUE_PRIMARY, 1 << 63))),
+            ("EPT", choose(without(msr::SECONDARY, 1 << 33))),
+            ("unrestricted", choose(without(msr::SECONDARY, 1 << 39))),
+            ("2 MiB pages", choose(without(msr::EPT_VPID, 1 << 16))),
+        ];
+        for (part, result) in cases {
+            assert!(result.unwrap_err().contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn without_vpid_and_pause_loops_it_still_works() {
+        let chosen =
+            choose(|i| haswell(i) & if i == msr::SECONDARY { !(1 << 37 | 1 << 42) } else { u64::MAX })
+                .unwrap();
+        assert!(!chosen.vpid);
+        assert_eq!(chosen.primary & Primary::PAUSE.bits(), Primary::PAUSE.bits());
+    }
+}
