@@ -137,6 +137,7 @@ extern "C" fn on_own_stack() -> ! {
     cpu.online.store(true, core::sync::atomic::Ordering::Release);
     instr::sti();
     console::init_input();
+    xen::store::init();
 
     let me = xen::identity();
     let (total, free) = frames::count();
