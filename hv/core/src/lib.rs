@@ -27,3 +27,4 @@ pub mod system;
 pub mod testing;
 pub mod time;
 pub mod trace;
+pub mod vcpu;
