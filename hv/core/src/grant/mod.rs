@@ -17,6 +17,8 @@ mod track;
 mod model;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 pub use copy::copy_batch;
 pub use map::{end_mappings, map_batch, unmap_batch};
