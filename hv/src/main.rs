@@ -1,17 +1,65 @@
-//! The Xenolith hypervisor: chooses the virtualization extension, builds the system, runs it.
+//! The Xenolith hypervisor: reads the boot bundle, chooses the virtualization extension, builds the system, runs it.
 
 #![no_std]
 #![no_main]
 
-use hv_x86::machine::Machine;
+extern crate alloc;
+
+use alloc::vec::Vec;
+
+use hv_core::boot::Bundle;
+use hv_core::hw::HostPhys;
+use hv_core::mem::{FrameTable, RamRange};
+use hv_x86::boot::fail::cannot_start;
+use hv_x86::dev::log as sink;
+use hv_x86::machine::{Engine, Machine, Missing};
+use hv_x86::platform::Pc;
+use hv_x86::svm::Svm;
+use log::info;
+use pv_abi::manifest::Manifest;
 
 /// Called by `hv_x86` once memory, this CPU and the devices are up.
 #[unsafe(no_mangle)]
 fn xenolith_main(machine: Machine) -> ! {
-    machine.start_cpus(None);
-    hv_x86::boot::fail::cannot_start(format_args!("the boot loader gave no boot bundle"))
+    sink::set_level(machine.boot.cmdline());
+    let archive = machine.bundle().unwrap_or(&[]);
+    let bundle = Bundle::parse(archive).unwrap_or_else(|error| cannot_start(format_args!("{error}")));
+    let manifest =
+        Manifest::parse(bundle.manifest()).unwrap_or_else(|error| cannot_start(format_args!("{error}")));
+    sink::set_level(manifest.cmdline());
+    let limit = [machine.boot.cmdline(), manifest.cmdline()].into_iter().find_map(cpu_limit);
+    match Svm::probe() {
+        Ok(svm) => start(machine, svm, bundle, limit),
+        Err(Missing::Extension) => cannot_start(format_args!("the CPU has no virtualization extension")),
+        Err(Missing::Firmware(reason) | Missing::Feature(reason)) => cannot_start(format_args!("{reason}")),
+    }
 }
 
+/// The number of CPUs to use, from `cpus=` on a command line.
+fn cpu_limit(cmdline: &str) -> Option<u16> {
+    cmdline
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("cpus="))
+        .and_then(|number| number.parse().ok())
+}
+
+/// Builds the system with the virtualization extension `B` and runs it on all CPUs.
+fn start<B: Engine>(machine: Machine, engine: B, bundle: Bundle<'static>, limit: Option<u16>) -> ! {
+    machine.start_cpus(limit);
+    let platform = Pc::new(&machine, engine);
+    let ranges: Vec<RamRange> = machine
+        .free
+        .iter()
+        .map(|range| RamRange { start: HostPhys::new(range.start), bytes: range.len() })
+        .collect();
+    let frames = FrameTable::new(hv_core::hw::Platform::memory(&platform), &ranges)
+        .unwrap_or_else(|_| cannot_start(format_args!("there is too little memory")));
+    info!("{} with {} MiB for domains", B::NAME, frames.free_pages().bytes() >> 20);
+    let _ = (platform, bundle);
+    cannot_start(format_args!("nothing to run"))
+}
+
+/// The end of a hypervisor that found itself to be wrong.
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     hv_x86::platform::epitaph(info)

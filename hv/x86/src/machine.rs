@@ -74,7 +74,7 @@ pub(crate) fn begin(boot: BootInfo) -> ! {
     smp::leave_boot_stack(cpu, go_on)
 }
 
-/// The heap's size: enough for the frame table (16 bytes for each 4 KiB) and as much again, and 4 MiB.
+/// The heap: 4 MiB, and what grows with the memory (objects of domains; the frame table is elsewhere).
 fn find_heap(boot: &BootInfo) -> Range {
     let memory = boot.memory.usable_bytes();
     if memory < LEAST_BYTES {
@@ -84,7 +84,7 @@ fn find_heap(boot: &BootInfo) -> Range {
             LEAST_BYTES >> 20
         ));
     }
-    let wanted = ((memory / 128) + (4 << 20)).next_multiple_of(2 << 20);
+    let wanted = ((memory / 256) + (4 << 20)).next_multiple_of(2 << 20);
     let taken = taken(boot, Range::default());
     let mut found = None;
     boot.memory.free_ranges(&taken, |range| {
