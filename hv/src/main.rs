@@ -8,13 +8,14 @@ extern crate alloc;
 use alloc::vec::Vec;
 
 use hv_core::boot::Bundle;
-use hv_core::hw::HostPhys;
+use hv_core::hw::{Backend, HostPhys};
 use hv_core::mem::{FrameTable, RamRange};
 use hv_x86::boot::fail::cannot_start;
 use hv_x86::dev::log as sink;
 use hv_x86::machine::{Engine, Machine, Missing};
 use hv_x86::platform::Pc;
 use hv_x86::svm::Svm;
+use hv_x86::vmx::Vmx;
 use log::info;
 use pv_abi::manifest::Manifest;
 
@@ -28,10 +29,24 @@ fn xenolith_main(machine: Machine) -> ! {
         Manifest::parse(bundle.manifest()).unwrap_or_else(|error| cannot_start(format_args!("{error}")));
     sink::set_level(manifest.cmdline());
     let limit = [machine.boot.cmdline(), manifest.cmdline()].into_iter().find_map(cpu_limit);
+    // The one place that knows both vendors' names.
     match Svm::probe() {
         Ok(svm) => start(machine, svm, bundle, limit),
-        Err(Missing::Extension) => cannot_start(format_args!("the CPU has no virtualization extension")),
-        Err(Missing::Firmware(reason) | Missing::Feature(reason)) => cannot_start(format_args!("{reason}")),
+        Err(Missing::Extension) => match Vmx::probe() {
+            Ok(vmx) => start(machine, vmx, bundle, limit),
+            Err(missing) => refuse(missing),
+        },
+        Err(missing) => refuse(missing),
+    }
+}
+
+/// Says why there is no virtualization extension to use.
+fn refuse(missing: Missing) -> ! {
+    match missing {
+        Missing::Extension => {
+            cannot_start(format_args!("the CPU has neither {} nor {}", Svm::NAME, Vmx::NAME))
+        }
+        Missing::Firmware(reason) | Missing::Feature(reason) => cannot_start(format_args!("{reason}")),
     }
 }
 

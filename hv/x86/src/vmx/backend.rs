@@ -57,6 +57,7 @@ impl Engine for Vmx {
 
 impl Backend for Vmx {
     const NAME: &'static str = "VT-x";
+    const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
     type Vcpu = Vcpu;
     type Format = Ept;
 
