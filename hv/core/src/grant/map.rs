@@ -6,7 +6,7 @@ use super::{Party, ranked};
 use crate::hw::{EntryFormat, PhysMemory, Rights};
 use crate::mem::frame::WrongFrame;
 use crate::mem::pair::lock_to_change;
-use crate::mem::{BATCH, DomainMemory, Flush, Lookaside, Ram};
+use crate::mem::{BATCH, DomainMemory, Flush, Flushed, Lookaside, Ram};
 use alloc::sync::Arc;
 use pv_abi::Errno;
 use pv_abi::grant::{GrantStatus, MapFlags, MapGrantRef, UnmapGrantRef};
@@ -149,9 +149,9 @@ pub fn unmap_batch<M: PhysMemory, D: Party>(
             }
         }
         // Only after the flush may the granter and the frame table learn that the mappings are gone.
-        let _flushed = flush.perform(&mut kick);
+        let flushed = flush.perform(&mut kick);
         for (handle, mapping) in taken.into_iter().flatten() {
-            finish(ram, mapping);
+            finish(ram, mapping, &flushed);
             caller.grants().mappings.lock().release(handle);
         }
     }
@@ -184,8 +184,8 @@ fn take<F: EntryFormat, M: PhysMemory>(
     }
 }
 
-/// Ends a mapping to which no CPU has a translation.
-fn finish<M: PhysMemory>(ram: Ram<'_, M>, mapping: Mapping) {
+/// Ends a mapping to which no CPU has a translation any more.
+fn finish<M: PhysMemory>(ram: Ram<'_, M>, mapping: Mapping, _: &Flushed) {
     let Mapping { table, gref, write, page, .. } = mapping;
     table.unpin(ram.memory, gref, write);
     table.account().put(ram, page);
@@ -196,11 +196,12 @@ fn finish<M: PhysMemory>(ram: Ram<'_, M>, mapping: Mapping) {
 pub fn end_mappings<M: PhysMemory, D: Party>(ram: Ram<'_, M>, dying: &D, budget: u32) -> bool {
     for _ in 0..budget {
         let Some(mapping) = dying.grants().mappings.lock().pop() else { return true };
-        match dying.memory().write().unmap_foreign(ram.memory, mapping.gfn, &mapping.page) {
-            Ok(flush) => drop(flush.nobody_runs()),
-            Err(_) => log::error!("the mapping of {} at {} is not there", mapping.gref, mapping.gfn),
-        }
-        finish(ram, mapping);
+        let flush = dying.memory().write().unmap_foreign(ram.memory, mapping.gfn, &mapping.page);
+        let flush = flush.unwrap_or_else(|_| {
+            log::error!("the mapping of {} at {} is not there", mapping.gref, mapping.gfn);
+            Flush::NONE
+        });
+        finish(ram, mapping, &flush.nobody_runs());
     }
     false
 }

@@ -326,7 +326,7 @@ fn memory_that_a_grant_gives_read_only_is_not_written() {
     assert_eq!(guest.long().read::<u64>(va(0)), Ok(0));
     assert_eq!(guest.fixture.memory.bytes(page.base(), 8), (0x10_0000 | P | W).to_le_bytes());
     let flush = guest.map.unmap_foreign(&guest.fixture.memory, Gfn::new(0x500), &page).unwrap();
-    drop(flush.perform(|_| ()));
+    let _ = flush.perform(|_| ());
     granter.account().put(ram, page);
     guest.fixture.tear_down(granter);
     guest.end();

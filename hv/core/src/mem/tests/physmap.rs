@@ -197,9 +197,9 @@ fn only_own_memory_can_be_given_back() {
     let mut domain = lock.into_inner();
     let flush = domain.unmap_foreign(&fixture.memory, gfn(2), &page).unwrap();
     assert!(flush.is_needed());
-    drop(flush.perform(|_| ()));
+    let _ = flush.perform(|_| ());
     let flush = domain.unmap_device(ram, gfn(3), 1).unwrap();
-    drop(flush.perform(|_| ()));
+    let _ = flush.perform(|_| ());
     assert_eq!(domain.occupant(ram, gfn(3)), Occupant::Nothing);
     granter.account().put(ram, page);
     fixture.tear_down(domain);
@@ -291,9 +291,9 @@ fn a_flush_owed_twice_is_performed_once_for_the_later() {
     let domain = fixture.domain(1, 1);
     let (first, second) = (domain.generation().advance(), domain.generation().advance());
     let mut targets = Vec::new();
-    drop(Flush::NONE.and(second).and(first).perform(|target| targets.push(target)));
+    let _ = Flush::NONE.and(second).and(first).perform(|target| targets.push(target));
     assert_eq!(targets, [domain.generation().now()]);
-    drop(Flush::NONE.perform(|_| panic!("nothing is owed")));
+    let _ = Flush::NONE.perform(|_| panic!("nothing is owed"));
     fixture.tear_down(domain);
 }
 
@@ -306,7 +306,7 @@ fn device_memory_is_split_as_needed() {
     let mapping = domain.translate(&fixture.memory, gfn(0x400)).unwrap();
     assert_eq!((mapping.size, mapping.cache), (PageSize::M2, CachePolicy::Device));
     assert!(domain.pin(ram, gfn(0x400)).is_err());
-    drop(domain.unmap_device(ram, gfn(0x410), 2).unwrap().perform(|_| ()));
+    let _ = domain.unmap_device(ram, gfn(0x410), 2).unwrap().perform(|_| ());
     assert!(domain.translate(&fixture.memory, gfn(0x40f)).is_some());
     assert!(domain.translate(&fixture.memory, gfn(0x410)).is_none());
     assert_eq!(domain.map_device(ram, gfn(0x3ff), Mfn::new(0x20_0000), 2), Err(Errno::EBUSY));
