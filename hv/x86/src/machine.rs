@@ -175,9 +175,24 @@ impl Machine {
         })
     }
 
+    /// The highest free page below 640 KiB, but for page 0, which holds the BIOS's vectors.
+    fn trampoline(&self) -> Option<u64> {
+        let mut found = None;
+        self.boot.memory.free_ranges(&[Range::sized(0, 0x1000)], |range| {
+            let end = range.end.min(0xa0000) & !0xfff;
+            if end > range.start {
+                found = found.max(Some(end - 0x1000));
+            }
+        });
+        found
+    }
+
     /// Starts the other CPUs, up to `limit` in all.
     pub fn start_cpus(&self, limit: Option<u16>) {
-        smp::start_others(&self.tables.apics, self.tsc_hz, limit.unwrap_or(u16::MAX));
+        match self.trampoline() {
+            Some(page) => smp::start_others(&self.tables.apics, page, self.tsc_hz, limit.unwrap_or(u16::MAX)),
+            None => ::log::warn!("no free memory below 640 KiB: other CPUs cannot start"),
+        }
         ::log::info!("{} of {} CPUs are up", smp::count(), self.tables.apics.len());
     }
 }

@@ -241,6 +241,7 @@ impl<B: Engine> Platform for Pc<B> {
     }
 
     fn power(&self, action: PowerAction) {
+        traps::STOPPING.store(true, Ordering::Release);
         lapic::stop_others();
         power::power(action)
     }

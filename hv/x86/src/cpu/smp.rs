@@ -8,12 +8,9 @@ use hv_core::hw::{ApicId, CpuId};
 use super::io::rdtsc;
 use super::percpu::{MAX_CPUS, PerCpu};
 use super::{features, fpu, traps};
-use crate::boot::memmap::Range;
 use crate::dev::lapic;
 use crate::paging;
 
-/// The page below 1 MiB where the others start: free on every PC, the firmware's data areas lie elsewhere.
-const TRAMPOLINE: u64 = 0x8000;
 /// How long a CPU may take to come up, in milliseconds of the time-stamp counter.
 const PATIENCE_MS: u64 = 500;
 
@@ -47,11 +44,6 @@ pub fn count() -> u16 {
     COUNT.load(Ordering::Acquire)
 }
 
-/// The memory that start-up needs, which nobody else may have meanwhile.
-pub const fn trampoline() -> Range {
-    Range::sized(TRAMPOLINE, 0x1000)
-}
-
 /// Sets this CPU up: descriptors, traps, local APIC, vector state.
 pub fn set_up(cpu: &'static PerCpu) {
     cpu.descriptors.load();
@@ -60,12 +52,14 @@ pub fn set_up(cpu: &'static PerCpu) {
     lapic::set_up();
 }
 
-/// Starts the CPUs of `apics` in turn, up to `limit` CPUs in all; one that does not answer is left out with a warning.
-pub fn start_others(apics: &[ApicId], tsc_hz: u64, limit: u16) {
+/// Starts the CPUs of `apics` in turn, up to `limit` CPUs in all; one that does not answer is left out with a warning. They start in the page at
+/// physical address `trampoline`, below 1 MiB, which must be free RAM.
+pub fn start_others(apics: &[ApicId], trampoline: u64, tsc_hz: u64, limit: u16) {
+    assert!(trampoline < 1 << 20 && paging::is_ram(trampoline), "CPUs cannot start at {trampoline:#x}");
     let own = PerCpu::current().apic();
     let len = &raw const ap_trampoline_end as usize - &raw const ap_trampoline as usize;
-    let page = paging::direct_map_ptr(TRAMPOLINE);
-    // SAFETY: `Machine` keeps this page out of all free memory; the source is in the image.
+    let page = paging::direct_map_ptr(trampoline);
+    // SAFETY: the page is RAM below 1 MiB, which is never handed out; the source is in the image.
     unsafe { ptr::copy_nonoverlapping(&raw const ap_trampoline, page, len) };
     let wait_us = |us: u64| {
         let start = rdtsc();
@@ -85,7 +79,7 @@ pub fn start_others(apics: &[ApicId], tsc_hz: u64, limit: u16) {
         lapic::send_init(apic);
         wait_us(10_000);
         for _ in 0..2 {
-            lapic::send_startup(apic, (TRAMPOLINE >> 12) as u8);
+            lapic::send_startup(apic, (trampoline >> 12) as u8);
             let start = rdtsc();
             while !cpu.up.load(Ordering::Acquire) && rdtsc() - start < tsc_hz / 1000 * PATIENCE_MS {
                 core::hint::spin_loop();

@@ -30,6 +30,7 @@ pub fn init(soft_off: Option<SoftOff>, reset: Option<(u16, u8)>) {
 /// Powers the machine off, saying `status` first; halts where there is no way to power off.
 pub fn off(status: u8) -> ! {
     uart::write_unlocked(format_args!("(hv) power off, status {status}\n"));
+    uart::drain();
     // SAFETY: nothing runs after this. A machine without the debug-exit device ignores its port.
     unsafe { out8(DEBUG_EXIT, status) };
     if let Some(soft_off) = WAYS.get().and_then(|ways| ways.soft_off.as_ref()) {
@@ -51,6 +52,7 @@ pub fn off(status: u8) -> ! {
 /// Ends an emulated machine after a panic. A real one halts, so that its last words can be read.
 pub fn off_after_panic() -> ! {
     uart::write_unlocked(format_args!("(hv) power off, status {STATUS_PANIC}\n"));
+    uart::drain();
     // SAFETY: nothing runs after this. A machine without the debug-exit device ignores its port, and one that is not Bochs the other.
     unsafe {
         out8(DEBUG_EXIT, STATUS_PANIC);
@@ -87,6 +89,7 @@ pub fn power(action: PowerAction) -> ! {
         PowerAction::Off(status) => off(status.min(0x7f) as u8),
         PowerAction::Reset => {
             uart::write_unlocked(format_args!("(hv) reset\n"));
+            uart::drain();
             reset()
         }
     }

@@ -110,6 +110,16 @@ pub fn write_unlocked(text: fmt::Arguments<'_>) {
     let _ = Port.write_fmt(text);
 }
 
+/// Waits until all is sent (or a broken port has had its time), before the machine ends.
+pub fn drain() {
+    for _ in 0..1_000_000 {
+        if read(register::LINE_STATUS) & 0x40 != 0 {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+}
+
 /// Bytes that arrived and were not yet read: the handler writes, one reader at a time (under [`READER`]) reads.
 struct Ring {
     bytes: [AtomicU8; 256],
