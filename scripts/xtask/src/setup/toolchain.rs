@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Where Debian's current compiler lives, and what it is packaged as.
-const DEBIAN: [(&str, &str); 3] =
-    [("cargo-web", "/usr/bin/cargo"), ("rustc-web", "/usr/bin/rustc"), ("rust-web-src", "/usr/src")];
+/// Debian's packages of a current compiler, which has no linker of its own. (`cargo` and `rustc` alone are years older.)
+const DEBIAN: [&str; 4] = ["cargo-web", "rustc-web", "rust-web-src", "lld"];
 
 /// A compiler that can build for the bare-metal target.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +52,7 @@ impl Toolchain {
                 command.env("PATH", path.unwrap_or_default()).env("RUSTC_BOOTSTRAP", "1");
                 command.env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").env_remove("CARGO");
                 command.args([verb, "--target", BARE_METAL, "-Zbuild-std=core,alloc,compiler_builtins"]);
+                command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "ld.lld");
                 // The products of the two compilers must not mix.
                 command.env("CARGO_TARGET_DIR", crate::workspace::target().join("debian"));
             }
@@ -102,7 +102,7 @@ fn own_has_target() -> bool {
 fn debian() -> Option<Toolchain> {
     DEBIAN
         .iter()
-        .all(|(_, file)| Path::new(file).exists())
+        .all(|name| Path::new("/usr/share/doc").join(name).exists())
         .then(|| Toolchain::Debian { bin: "/usr/bin".into() })
 }
 
@@ -133,15 +133,14 @@ pub fn bare_metal() -> Result<Toolchain> {
         }
         say::warn("rustup could not add the target; falling back to Debian's toolchain");
     }
-    let names = DEBIAN.map(|(name, _)| name);
     if program("apt-get").is_none() {
         bail!("please run: rustup target add {BARE_METAL}");
     }
     let by_sudo = !nix::unistd::geteuid().is_root();
-    apt::install(&names, by_sudo).with_context(|| {
+    apt::install(&DEBIAN, by_sudo).with_context(|| {
         format!(
             "please run one of: rustup target add {BARE_METAL} | sudo apt-get install {}",
-            names.join(" ")
+            DEBIAN.join(" ")
         )
     })?;
     debian().context("Debian's toolchain is not where it was expected")
