@@ -16,7 +16,8 @@ mod tree;
 mod view;
 mod watch;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
+use alloc::collections::btree_map::{BTreeMap, Entry};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -322,8 +323,8 @@ impl Server {
         loop {
             let number = TransactionId::new(connection.next_transaction);
             connection.next_transaction = connection.next_transaction.wrapping_add(1).max(1);
-            if !connection.transactions.contains_key(&number) {
-                connection.transactions.insert(number, transaction);
+            if let Entry::Vacant(slot) = connection.transactions.entry(number) {
+                slot.insert(transaction);
                 return Ok(number);
             }
         }
