@@ -1,4 +1,5 @@
-//! The Xenolith hypervisor: reads the boot bundle, chooses the virtualization extension, builds the system, runs it.
+//! The Xenolith hypervisor: reads the boot bundle, chooses the virtualization extension, builds the system,
+//! runs it.
 
 #![no_std]
 #![no_main]

@@ -7,8 +7,9 @@
 //! * [`svm`]: AMD-V; [`vmx`]: VT-x
 //! * [`machine`], [`platform`]: all of it together, behind the traits of [`hv_core::hw`]
 //!
-//! What is arithmetic on given numbers (decoding an exit, encoding an entry, parsing a table) compiles and is tested on the host; the rest only for
-//! the bare machine. UNSAFETY: this crate executes privileged instructions, touches device registers and raw memory; each block says why it may.
+//! What is arithmetic on given numbers (decoding an exit, encoding an entry, parsing a table) compiles and is
+//! tested on the host; the rest only for the bare machine. UNSAFETY: this crate executes privileged
+//! instructions, touches device registers and raw memory; each block says why it may.
 
 #![no_std]
 #![allow(clippy::cast_possible_truncation)]

@@ -35,7 +35,8 @@ pub trait Engine: Backend + Sized {
     fn probe() -> Result<Self, Missing>;
     /// Enables it on the CPU that executes this.
     fn enable(&self) -> Result<(), &'static str>;
-    /// Gives this CPU the hypervisor's own state back, if the guest's is still in it, and lets interrupts come where they are unmasked.
+    /// Gives this CPU the hypervisor's own state back, if the guest's is still in it, and lets interrupts
+    /// come where they are unmasked.
     fn settle(&self);
 }
 
@@ -63,7 +64,8 @@ static BOOT: Mutex<Option<(Box<BootInfo>, Range)>> = Mutex::new(None);
 /// Sets up memory and this CPU's own stack. On the boot stack, with the boot page tables.
 pub(crate) fn begin(boot: BootInfo) -> ! {
     let heap = find_heap(&boot);
-    // SAFETY: the range is free and below 4 GiB, which the boot page tables map; the later ones map all RAM at the same place.
+    // SAFETY: the range is free and below 4 GiB, which the boot page tables map; the later ones map all RAM
+    // at the same place.
     unsafe { heap::claim(paging::direct_map_ptr(heap.start), heap.len() as usize) };
     paging::init(&boot.memory);
     // SAFETY: the boot stack is part of the image.
@@ -98,7 +100,8 @@ fn find_heap(boot: &BootInfo) -> Range {
     })
 }
 
-/// What is not free: memory below 1 MiB (the firmware's, and where CPUs start), the image, the bundle, the heap.
+/// What is not free: memory below 1 MiB (the firmware's, and where CPUs start), the image, the bundle, the
+/// heap.
 fn taken(boot: &BootInfo, heap: Range) -> [Range; 4] {
     [Range { start: 0, end: 1 << 20 }, paging::image(), boot.bundle.unwrap_or_default(), heap]
 }
@@ -169,7 +172,8 @@ impl Machine {
         let range = self.boot.bundle?;
         let readable =
             paging::is_ram(range.start) && range.end > range.start && paging::is_ram(range.end - 1);
-        // SAFETY: the range is RAM, which the direct map maps; it was kept out of all free memory, so that nobody ever writes to it.
+        // SAFETY: the range is RAM, which the direct map maps; it was kept out of all free memory, so that
+        // nobody ever writes to it.
         readable.then(|| unsafe {
             core::slice::from_raw_parts(paging::direct_map_ptr(range.start), range.len() as usize)
         })

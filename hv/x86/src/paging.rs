@@ -5,11 +5,12 @@
 //! | `0xffff_8000_0000_0000` | [`DIRECT_MAP`]: all RAM, writable, never executable |
 //! | `0xffff_a000_0000_0000` | [`STACKS`]: one region per CPU, with guard pages |
 //! | `0xffff_c000_0000_0000` | [`DEVICE_MAP`]: device registers, uncached, mapped when asked for |
-//! | `0xffff_d000_0000_0000` | [`TABLE_MAP`]: firmware tables outside of RAM, read-only, mapped when asked for |
+//! | `0xffff_d000_0000_0000` | [`TABLE_MAP`]: firmware tables, read-only, mapped when asked for |
 //! | `0xffff_ffff_8000_0000` | [`IMAGE_BASE`]: the image; text is not writable, nothing else executable |
 //!
-//! Address `n` of physical memory is at offset `n` of the direct, device and table maps. Only RAM is in the direct map: an access through it to
-//! anything else is a page fault of the hypervisor, hence a panic. Tables come from the heap, which lies in the direct map, and are never given back.
+//! Address `n` of physical memory is at offset `n` of the direct, device and table maps. Only RAM is in the
+//! direct map: an access through it to anything else is a page fault of the hypervisor, hence a panic. Tables
+//! come from the heap, which lies in the direct map, and are never given back.
 
 use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use alloc::vec::Vec;
@@ -77,7 +78,8 @@ impl Use {
     }
 }
 
-/// The pointer to physical address `address` in the direct map. Valid where RAM is (during boot: below 4 GiB).
+/// The pointer to physical address `address` in the direct map. Valid where RAM is (during boot: below 4
+/// GiB).
 pub const fn direct_map_ptr(address: u64) -> *mut u8 {
     (DIRECT_MAP + (address & (WINDOW - 1))) as *mut u8
 }
@@ -199,7 +201,8 @@ fn new_table() -> u64 {
 }
 
 impl Tables {
-    /// Maps `len` bytes at `virt` to `phys` with the largest pages that fit. All three are multiples of 4 KiB.
+    /// Maps `len` bytes at `virt` to `phys` with the largest pages that fit. All three are multiples of 4
+    /// KiB.
     fn map(&mut self, mut virt: u64, mut phys: u64, mut len: u64, usage: Use) {
         while len > 0 {
             let fits = |bytes: u64| (virt | phys).is_multiple_of(bytes) && len >= bytes;
@@ -218,12 +221,14 @@ impl Tables {
         }
     }
 
-    /// Writes the entry of `level` for `virt`, making the tables above it. What is mapped already stays (maps may overlap in their edges).
+    /// Writes the entry of `level` for `virt`, making the tables above it. What is mapped already stays (maps
+    /// may overlap in their edges).
     fn set(&mut self, virt: u64, level: u32, entry: u64) {
         let mut table = self.root;
         for upper in (level + 1..=4).rev() {
             let slot = Self::slot(table, virt, upper);
-            // SAFETY: `slot` points into a table of ours, in the direct map; the lock of `TABLES` is held, or nobody else knows of it yet.
+            // SAFETY: `slot` points into a table of ours, in the direct map; the lock of `TABLES` is held, or
+            // nobody else knows of it yet.
             let mut next = unsafe { slot.read_volatile() };
             if next & bits::PRESENT == 0 {
                 next = new_table() | bits::PRESENT | bits::WRITE | bits::ACCESSED;

@@ -28,7 +28,8 @@ impl<B: Engine> Pc<B> {
     }
 }
 
-/// Physical memory through the direct map. It maps RAM only, so that an access to anything else is a page fault of the hypervisor: a panic.
+/// Physical memory through the direct map. It maps RAM only, so that an access to anything else is a page
+/// fault of the hypervisor: a panic.
 pub struct DirectMap;
 
 impl DirectMap {
@@ -40,7 +41,8 @@ impl DirectMap {
 
 impl PhysMemory for DirectMap {
     fn read(&self, from: HostPhys, into: &mut [u8]) {
-        // SAFETY: the source is RAM or faults, and no reference to it exists; the bytes may change meanwhile, each is what it was at some time.
+        // SAFETY: the source is RAM or faults, and no reference to it exists; the bytes may change meanwhile,
+        // each is what it was at some time.
         unsafe { copy_bytes(into.as_mut_ptr(), direct_map_ptr(from.raw()), into.len()) };
     }
 
@@ -57,7 +59,10 @@ impl PhysMemory for DirectMap {
     fn zero(&self, frame: Mfn) {
         // SAFETY: as for `write`.
         unsafe {
-            core::arch::asm!("rep stosq", inout("rdi") DIRECT_MAP + frame.base().raw() => _, inout("rcx") 512u64 => _, in("rax") 0u64, options(nostack, preserves_flags));
+            core::arch::asm!(
+                "rep stosq", inout("rdi") DIRECT_MAP + frame.base().raw() => _, inout("rcx") 512u64 => _,
+                in("rax") 0u64, options(nostack, preserves_flags)
+            );
         }
     }
 
@@ -86,7 +91,8 @@ impl PhysMemory for DirectMap {
     }
 }
 
-/// Copies by `rep movs`, in words of 8 bytes where it can: memory that a guest may write to meanwhile is not read by Rust code.
+/// Copies by `rep movs`, in words of 8 bytes where it can: memory that a guest may write to meanwhile is not
+/// read by Rust code.
 ///
 /// # Safety
 ///
@@ -181,7 +187,8 @@ impl<B: Engine> Platform for Pc<B> {
     }
 
     fn port_read(&self, port: u16, bytes: u8) -> u32 {
-        // SAFETY: policy lets a domain touch only the ports of its own devices, and the hypervisor drives none of them.
+        // SAFETY: policy lets a domain touch only the ports of its own devices, and the hypervisor drives
+        // none of them.
         unsafe {
             match bytes {
                 1 => io::in8(port).into(),
@@ -204,7 +211,8 @@ impl<B: Engine> Platform for Pc<B> {
 
     fn register_read(&self, at: HostPhys) -> u32 {
         let register = paging::map_device(at.raw(), 4).cast::<u32>();
-        // SAFETY: just mapped, uncached; policy names only registers of PCI functions, which no other code drives.
+        // SAFETY: just mapped, uncached; policy names only registers of PCI functions, which no other code
+        // drives.
         unsafe { register.read_volatile() }
     }
 
@@ -268,7 +276,8 @@ fn take_event(cpu: &PerCpu) -> Option<HostEvent> {
     Some(HostEvent::Line(line))
 }
 
-/// The end of a hypervisor that found itself to be wrong: says what it knows, stops the other CPUs, ends an emulated machine.
+/// The end of a hypervisor that found itself to be wrong: says what it knows, stops the other CPUs, ends an
+/// emulated machine.
 pub fn epitaph(info: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: masks interrupts; nothing is taken from here on.
     unsafe { core::arch::asm!("cli", options(nomem, nostack)) };

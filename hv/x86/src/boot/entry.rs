@@ -2,21 +2,27 @@
 //!
 //! Two ways in, both in protected mode with paging off and flat segments:
 //!
-//! * PVH (`xen/arch-x86/hvm/start_info.h`; QEMU's `-kernel` finds it by the ELF note `XEN_ELFNOTE_PHYS32_ENTRY`): EBX points to `hvm_start_info`;
-//! * multiboot2 (specification 2.0, section 3.3; GRUB): EAX is its magic number and EBX points to the boot information.
+//! * PVH (`xen/arch-x86/hvm/start_info.h`; QEMU's `-kernel` finds it by the ELF note
+//!   `XEN_ELFNOTE_PHYS32_ENTRY`): EBX points to `hvm_start_info`;
+//! * multiboot2 (specification 2.0, section 3.3; GRUB): EAX is its magic number and EBX points to the boot
+//!   information.
 //!
-//! The boot page tables map the first 4 GiB three times with 2 MiB pages: where they are (this code), at [`DIRECT_MAP`](crate::paging::DIRECT_MAP),
-//! and the first GiB of it at [`IMAGE_BASE`](crate::paging::IMAGE_BASE). `paging` replaces them soon; processors that start later pass through them too.
+//! The boot page tables map the first 4 GiB three times with 2 MiB pages: where they are (this code), at
+//! [`DIRECT_MAP`](crate::paging::DIRECT_MAP), and the first GiB of it at
+//! [`IMAGE_BASE`](crate::paging::IMAGE_BASE). `paging` replaces them soon; processors that start later pass
+//! through them too.
 
 use core::arch::global_asm;
 
 /// What `eax` holds after a multiboot2 boot loader (specification 2.0, section 3.3).
 pub const MULTIBOOT2_MAGIC: u32 = 0x36d7_6289;
 
-/// What this file's PVH entry passes as the protocol's magic number: that of `hvm_start_info` (`XEN_HVM_START_MAGIC_VALUE`).
+/// What this file's PVH entry passes as the protocol's magic number: that of `hvm_start_info`
+/// (`XEN_HVM_START_MAGIC_VALUE`).
 pub const PVH_MAGIC: u32 = 0x336e_c578;
 
-/// Bytes of the stack on which the boot processor starts; it is left for its own one before the first guest runs.
+/// Bytes of the stack on which the boot processor starts; it is left for its own one before the first guest
+/// runs.
 const BOOT_STACK: usize = 64 * 1024;
 
 global_asm!(

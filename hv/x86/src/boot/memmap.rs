@@ -89,8 +89,8 @@ impl MemoryMap {
         self.iter().filter(|(_, kind)| *kind == Kind::Usable).map(|(range, _)| range.len()).sum()
     }
 
-    /// Calls `found` for every range of whole usable pages that lies within no range of `taken` and no range that the map itself
-    /// describes otherwise (firmware sometimes overlaps its entries).
+    /// Calls `found` for every range of whole usable pages that lies within no range of `taken` and no range
+    /// that the map itself describes otherwise (firmware sometimes overlaps its entries).
     pub fn free_ranges(&self, taken: &[Range], mut found: impl FnMut(Range)) {
         for (usable, kind) in self.iter() {
             if kind == Kind::Usable {

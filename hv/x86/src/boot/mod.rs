@@ -85,8 +85,8 @@ impl BootInfo {
 extern "C" fn start(magic: u32, info: u32) -> ! {
     crate::dev::uart::init();
     crate::dev::pic::mask();
-    // SAFETY: the entry code passes on what the boot loader left in its registers: for each protocol's magic number `info` is the physical
-    // address of its structures below 4 GiB, which the boot page tables map.
+    // SAFETY: the entry code passes on what the boot loader left in its registers: for each protocol's magic
+    // number `info` is the physical address of its structures below 4 GiB, which the boot page tables map.
     let boot = unsafe {
         match magic {
             entry::PVH_MAGIC => pvh::read(info.into()),

@@ -18,7 +18,7 @@ pub unsafe fn read(info: u64) -> Result<BootInfo, &'static str> {
     let mut boot = BootInfo::new("multiboot2");
     let map = information.memory_map_tag().ok_or("the multiboot2 information has no memory map")?;
     for area in map.memory_areas() {
-        let kind = match MemoryAreaType::from(area.typ()) {
+        let kind = match area.typ() {
             MemoryAreaType::Available => Kind::Usable,
             MemoryAreaType::AcpiAvailable => Kind::Acpi,
             _ => Kind::Reserved,

@@ -53,7 +53,8 @@ const TYPE_ACPI: u32 = 3;
 ///
 /// `address` must be that of a `T` which the boot loader wrote, below 4 GiB.
 unsafe fn read_at<T: FromBytes>(address: u64) -> T {
-    // SAFETY: by this function's contract; the boot page tables map the first 4 GiB at the direct map. No alignment is promised.
+    // SAFETY: by this function's contract; the boot page tables map the first 4 GiB at the direct map. No
+    // alignment is promised.
     unsafe { direct_map_ptr(address).cast::<T>().read_unaligned() }
 }
 

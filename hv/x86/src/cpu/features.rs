@@ -2,8 +2,9 @@
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 
-/// The MSRs that belong to the guest alone, which it uses without an exit: SYSENTER_CS, _ESP, _EIP; STAR, LSTAR, CSTAR, SFMASK; FS_BASE,
-/// GS_BASE, KERNEL_GS_BASE. The hypervisor uses none of them, and every back end switches them.
+/// The MSRs that belong to the guest alone, which it uses without an exit: SYSENTER_CS, _ESP, _EIP; STAR,
+/// LSTAR, CSTAR, SFMASK; FS_BASE, GS_BASE, KERNEL_GS_BASE. The hypervisor uses none of them, and every back
+/// end switches them.
 pub const GUEST_MSRS: [u32; 10] = [
     0x174,
     0x175,

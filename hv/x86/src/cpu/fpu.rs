@@ -1,4 +1,5 @@
-//! Vector state of guests. The hypervisor itself uses no vector registers, so they are switched only when the virtual CPU changes.
+//! Vector state of guests. The hypervisor itself uses no vector registers, so they are switched only when the
+//! virtual CPU changes.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::arch::asm;
@@ -19,7 +20,8 @@ const MXCSR: u32 = 0x1f80;
 /// The components that guests may use: x87, SSE, AVX, AVX-512, PKRU.
 const COMPONENTS: u64 = 0b10_1110_0111;
 
-/// The components that both this CPU and the hypervisor support: what a guest may set in XCR0, or 0 without XSAVE.
+/// The components that both this CPU and the hypervisor support: what a guest may set in XCR0, or 0 without
+/// XSAVE.
 pub fn supported_components() -> u64 {
     if !features::xsave() {
         return 0;
@@ -30,7 +32,8 @@ pub fn supported_components() -> u64 {
 
 /// Enables SSE and XSAVE on this CPU.
 pub fn set_up() {
-    // SAFETY: CR4.OSFXSR and CR4.OSXMMEXCPT allow the instructions below; CR0.EM and CR0.TS would forbid them.
+    // SAFETY: CR4.OSFXSR and CR4.OSXMMEXCPT allow the instructions below; CR0.EM and CR0.TS would forbid
+    // them.
     unsafe {
         use x86_64::registers::control::{Cr0, Cr4};
         Cr0::write_raw(Cr0::read_raw() & !(1 << 2 | 1 << 3) | 1 << 1 | 1 << 5);
@@ -55,7 +58,10 @@ pub fn set_up() {
 unsafe fn xsetbv(value: u64) {
     // SAFETY: by this function's contract.
     unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack))
+        asm!(
+            "xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nomem, nostack)
+        )
     };
 }
 
@@ -82,8 +88,9 @@ impl VectorState {
 
     /// Sets the state after reset. Not while it is loaded.
     pub fn reset(&mut self) {
-        // SAFETY: the area is at least 512 bytes; the offsets are those of FXSAVE (AMD64 manual volume 2, section 11.4.4), and a
-        // zero header says that the components of XSAVE are in their initial state but for MXCSR, which is always taken from the area.
+        // SAFETY: the area is at least 512 bytes; the offsets are those of FXSAVE (AMD64 manual volume 2,
+        // section 11.4.4), and a zero header says that the components of XSAVE are in their initial state but
+        // for MXCSR, which is always taken from the area.
         unsafe {
             self.area.as_ptr().write_bytes(0, self.layout.size());
             self.area.as_ptr().cast::<u16>().write(FCW);
@@ -97,7 +104,8 @@ impl VectorState {
         self.xcr0
     }
 
-    /// Sets the guest's XCR0, which must be of [`supported_components`] and valid; `loaded` says whether this CPU runs the guest now.
+    /// Sets the guest's XCR0, which must be of [`supported_components`] and valid; `loaded` says whether this
+    /// CPU runs the guest now.
     pub fn set_xcr0(&mut self, value: u64, loaded: bool) {
         let mask = MASK.load(Ordering::Relaxed);
         let value = value & mask | 1;
@@ -111,12 +119,15 @@ impl VectorState {
     /// Loads the state into this CPU.
     pub fn load(&mut self) {
         let mask = MASK.load(Ordering::Relaxed);
-        // SAFETY: the area is aligned to 64 bytes, of the size that the CPU reported, and holds what `save` or `reset` wrote. All components are
-        // loaded, whatever the guest's XCR0 is, which comes last.
+        // SAFETY: the area is aligned to 64 bytes, of the size that the CPU reported, and holds what `save`
+        // or `reset` wrote. All components are loaded, whatever the guest's XCR0 is, which comes last.
         unsafe {
             if mask != 0 {
                 xsetbv(mask);
-                asm!("xrstor64 [{}]", in(reg) self.area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+                asm!(
+                    "xrstor64 [{}]", in(reg) self.area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX,
+                    options(nostack)
+                );
                 xsetbv(self.xcr0);
             } else {
                 asm!("fxrstor64 [{}]", in(reg) self.area.as_ptr(), options(nostack));
@@ -131,7 +142,10 @@ impl VectorState {
         unsafe {
             if mask != 0 {
                 xsetbv(mask);
-                asm!("xsave64 [{}]", in(reg) self.area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+                asm!(
+                    "xsave64 [{}]", in(reg) self.area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX,
+                    options(nostack)
+                );
             } else {
                 asm!("fxsave64 [{}]", in(reg) self.area.as_ptr(), options(nostack));
             }

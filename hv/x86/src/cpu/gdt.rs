@@ -36,7 +36,8 @@ impl Descriptors {
     pub fn seal(&mut self) {
         self.gdt.append(Descriptor::kernel_code_segment());
         self.data = self.gdt.append(Descriptor::kernel_data_segment());
-        // SAFETY: the caller leaks this value and does not move it: the descriptor's address of the task state stays good.
+        // SAFETY: the caller leaks this value and does not move it: the descriptor's address of the task
+        // state stays good.
         self.task = self.gdt.append(unsafe { Descriptor::tss_segment_unchecked(&raw const self.tss) });
     }
 
@@ -48,7 +49,8 @@ impl Descriptors {
     /// Loads the table and all segments on this CPU, whose own it must be.
     pub fn load(&'static self) {
         self.gdt.load();
-        // SAFETY: the selectors are those of this table's flat code and data segments and of its task state, which no other CPU uses.
+        // SAFETY: the selectors are those of this table's flat code and data segments and of its task state,
+        // which no other CPU uses.
         unsafe {
             CS::set_reg(SegmentSelector(CODE));
             SS::set_reg(self.data);

@@ -77,7 +77,10 @@ pub unsafe fn rdmsr(index: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: by this function's contract.
     unsafe {
-        asm!("rdmsr", in("ecx") index, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+        asm!(
+            "rdmsr", in("ecx") index, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags)
+        )
     };
     u64::from(high) << 32 | u64::from(low)
 }
@@ -90,7 +93,10 @@ pub unsafe fn rdmsr(index: u32) -> u64 {
 pub unsafe fn wrmsr(index: u32, value: u64) {
     // SAFETY: by this function's contract.
     unsafe {
-        asm!("wrmsr", in("ecx") index, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags));
+        asm!(
+            "wrmsr", in("ecx") index, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags)
+        );
     }
 }
 

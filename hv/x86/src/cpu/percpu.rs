@@ -1,8 +1,8 @@
 //! Data of one CPU, found by its stack pointer.
 //!
-//! Each CPU's stacks lie in one region of [`REGION`] bytes on a multiple of that size, and the last word of the region points to the CPU's
-//! [`PerCpu`]: three instructions lead there from anywhere, without a segment register. So the guest's FS, GS and TR may stay loaded while the
-//! hypervisor handles a short exit.
+//! Each CPU's stacks lie in one region of [`REGION`] bytes on a multiple of that size, and the last word of
+//! the region points to the CPU's [`PerCpu`]: three instructions lead there from anywhere, without a segment
+//! register. So the guest's FS, GS and TR may stay loaded while the hypervisor handles a short exit.
 //!
 //! | offset | what |
 //! |---|---|
@@ -25,7 +25,8 @@ use crate::paging;
 
 /// Bytes of a CPU's region of stacks.
 const REGION: u64 = 64 * 1024;
-/// Bytes from the top of a stack's region that are not stack: the pointer, and 8 bytes so that the stack is aligned.
+/// Bytes from the top of a stack's region that are not stack: the pointer, and 8 bytes so that the stack is
+/// aligned.
 const TOP_RESERVED: u64 = 16;
 /// Ends of the stacks of the interrupt stack table, within the region.
 pub const IST_ENDS: [u64; 3] = [0x3000, 0x5000, 0x7000];
@@ -50,7 +51,8 @@ pub struct PerCpu {
     pub pending: AtomicU32,
     /// The lines that were raised.
     pub lines: [AtomicU64; 3],
-    /// SVM: the physical address of the VMCB whose FS, GS, TR and the MSRs of VMLOAD are in the CPU, or 0 if they are the hypervisor's.
+    /// SVM: the physical address of the VMCB whose FS, GS, TR and the MSRs of VMLOAD are in the CPU, or 0 if
+    /// they are the hypervisor's.
     pub guest: AtomicU64,
     /// SVM: the physical address of the VMCB that holds the hypervisor's own such state.
     pub host_vmcb: AtomicU64,
@@ -108,8 +110,9 @@ impl PerCpu {
     #[inline(always)]
     pub fn current() -> &'static Self {
         let pointer: *const Self;
-        // SAFETY: every stack but the boot stack lies in a region whose last word is this pointer; `xenolith_main` and all that it calls
-        // run on such stacks, and so do the trap handlers after paging is up. The data lives for ever.
+        // SAFETY: every stack but the boot stack lies in a region whose last word is this pointer;
+        // `xenolith_main` and all that it calls run on such stacks, and so do the trap handlers after paging
+        // is up. The data lives for ever.
         unsafe {
             asm!(
                 "mov {0}, rsp",
@@ -146,7 +149,8 @@ impl PerCpu {
         self.apic
     }
 
-    /// Sets bits of [`pending`](Self::pending) from a handler or from another CPU; returns what was set before.
+    /// Sets bits of [`pending`](Self::pending) from a handler or from another CPU; returns what was set
+    /// before.
     pub fn set_pending(&self, bits: u32) -> u32 {
         self.pending.fetch_or(bits, Ordering::AcqRel)
     }

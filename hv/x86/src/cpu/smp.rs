@@ -52,8 +52,8 @@ pub fn set_up(cpu: &'static PerCpu) {
     lapic::set_up();
 }
 
-/// Starts the CPUs of `apics` in turn, up to `limit` CPUs in all; one that does not answer is left out with a warning. They start in the page at
-/// physical address `trampoline`, below 1 MiB, which must be free RAM.
+/// Starts the CPUs of `apics` in turn, up to `limit` CPUs in all; one that does not answer is left out with a
+/// warning. They start in the page at physical address `trampoline`, below 1 MiB, which must be free RAM.
 pub fn start_others(apics: &[ApicId], trampoline: u64, tsc_hz: u64, limit: u16) {
     assert!(trampoline < 1 << 20 && paging::is_ram(trampoline), "CPUs cannot start at {trampoline:#x}");
     let own = PerCpu::current().apic();
@@ -73,9 +73,11 @@ pub fn start_others(apics: &[ApicId], trampoline: u64, tsc_hz: u64, limit: u16) 
             break;
         }
         let cpu = PerCpu::create(CpuId::new(number), apic);
-        // SAFETY: the CPU that reads it is started below, and the one before has answered or is never waited for again: it was sent INIT.
+        // SAFETY: the CPU that reads it is started below, and the one before has answered or is never waited
+        // for again: it was sent INIT.
         unsafe { ptr::write_volatile(&raw mut ap_stack, cpu.stack) };
-        // INIT, 10 ms, start-up IPI, again after 200 us if there was no answer: Intel's manual volume 3, section 9.4.4.1.
+        // INIT, 10 ms, start-up IPI, again after 200 us if there was no answer: Intel's manual volume 3,
+        // section 9.4.4.1.
         lapic::send_init(apic);
         wait_us(10_000);
         for _ in 0..2 {
@@ -97,9 +99,11 @@ pub fn start_others(apics: &[ApicId], trampoline: u64, tsc_hz: u64, limit: u16) 
     }
 }
 
-/// The first Rust code of another CPU: sets it up and waits for work. The entry code calls it on the CPU's own stack, with the boot page tables.
+/// The first Rust code of another CPU: sets it up and waits for work. The entry code calls it on the CPU's
+/// own stack, with the boot page tables.
 pub(crate) extern "C" fn ap_start() -> ! {
-    // The stack lies in `STACKS`, which the boot tables do not map: the entry code activated the real ones before it switched to it.
+    // The stack lies in `STACKS`, which the boot tables do not map: the entry code activated the real ones
+    // before it switched to it.
     let cpu = PerCpu::current();
     set_up(cpu);
     cpu.up.store(true, Ordering::Release);
@@ -132,7 +136,10 @@ pub fn run_on_all<T: Sync + 'static>(argument: &'static T, enter: fn(&'static T,
 pub fn leave_boot_stack(cpu: &'static PerCpu, then: extern "C" fn() -> !) -> ! {
     // SAFETY: nothing on the old stack is used again, and the new one is this CPU's own.
     unsafe {
-        core::arch::asm!("mov rsp, {stack}", "xor ebp, ebp", "call {then}", "ud2", stack = in(reg) cpu.stack, then = in(reg) then, options(noreturn));
+        core::arch::asm!(
+            "mov rsp, {stack}", "xor ebp, ebp", "call {then}", "ud2", stack = in(reg) cpu.stack,
+            then = in(reg) then, options(noreturn)
+        );
     }
 }
 

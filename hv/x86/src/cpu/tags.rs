@@ -1,7 +1,9 @@
-//! Address-space tags of a CPU (ASID on AMD-V, VPID on VT-x): handed out in order, and all flushed when they run out.
+//! Address-space tags of a CPU (ASID on AMD-V, VPID on VT-x): handed out in order, and all flushed when they
+//! run out.
 //!
-//! A virtual CPU keeps the [`Tag`] it was last given. It is good as long as the same CPU is in the same generation; otherwise the virtual CPU gets
-//! a new one, which holds no translations. So forgetting all translations of a virtual CPU is to take its tag away.
+//! A virtual CPU keeps the [`Tag`] it was last given. It is good as long as the same CPU is in the same
+//! generation; otherwise the virtual CPU gets a new one, which holds no translations. So forgetting all
+//! translations of a virtual CPU is to take its tag away.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -55,7 +57,8 @@ impl Tags {
         tag.is_some_and(|tag| tag.cpu == cpu && tag.generation == self.generation.load(Ordering::Relaxed))
     }
 
-    /// Gives a new tag out of `count` (the numbers 1 to `count` - 1; 0 is the host's). Only CPU `cpu` itself, whose tags these are, may ask.
+    /// Gives a new tag out of `count` (the numbers 1 to `count` - 1; 0 is the host's). Only CPU `cpu` itself,
+    /// whose tags these are, may ask.
     pub fn take(&self, cpu: CpuId, count: u32) -> Fresh {
         let next = self.next.load(Ordering::Relaxed);
         let flush_all = next >= count.max(2);

@@ -1,7 +1,8 @@
 //! Exceptions and interrupts of the hypervisor itself.
 //!
-//! One stub per vector leads to one handler. Interrupts are taken in two places only (`take_interrupts` and `wait`), where no lock is held;
-//! their handlers record what happened and acknowledge. An exception is a bug of the hypervisor: it panics.
+//! One stub per vector leads to one handler. Interrupts are taken in two places only (`take_interrupts` and
+//! `wait`), where no lock is held; their handlers record what happened and acknowledge. An exception is a bug
+//! of the hypervisor: it panics.
 
 use core::arch::{asm, global_asm};
 use core::fmt;
@@ -55,14 +56,14 @@ global_asm!(
     r#"
     .text
     .balign 16
-    // 256 stubs of 16 bytes: push a zero where the CPU pushes no error code (8, 10-14, 17, 21, 29 and 30 have one), then the vector.
+    // 256 stubs of 16 bytes: push a zero where the CPU pushes no error code (8, 10-14, 17, 21, 29 and 30, the
+    // bits of the number below, have one), then the vector.
     .global trap_stubs
 trap_stubs:
     .set vector, 0
     .rept 256
     .balign 16
-    .if (vector == 8 || vector == 10 || vector == 11 || vector == 12 || vector == 13 || vector == 14 || vector == 17 || vector == 21 || vector == 29 || vector == 30)
-    .else
+    .if ((0x60227d00 >> vector) & 1) == 0 || vector > 31
     push 0
     .endif
     .byte 0x68                          // push vector
@@ -178,7 +179,8 @@ pub fn load() {
 
 /// Takes the interrupts that are waiting. The caller holds no lock, and the global interrupt flag is set.
 pub fn take_interrupts() {
-    // SAFETY: the interrupt handlers only record; STI shadows one instruction, so that NOP is where they come.
+    // SAFETY: the interrupt handlers only record; STI shadows one instruction, so that NOP is where they
+    // come.
     unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }
 
@@ -214,7 +216,8 @@ extern "C" fn trap(frame: &mut Frame) {
             }
             lapic::end_of_interrupt();
         }
-        // The old interrupt controller's strays (it is masked), and the local APIC's: neither is acknowledged.
+        // The old interrupt controller's strays (it is masked), and the local APIC's: neither is
+        // acknowledged.
         _ => {}
     }
 }

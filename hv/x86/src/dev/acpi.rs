@@ -1,4 +1,5 @@
-//! What the ACPI tables tell of the machine: CPUs, I/O APICs, clocks, how it is powered off. The `acpi` crate reads the tables.
+//! What the ACPI tables tell of the machine: CPUs, I/O APICs, clocks, how it is powered off. The `acpi` crate
+//! reads the tables.
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -22,7 +23,8 @@ pub struct IoApicEntry {
     pub first: u32,
 }
 
-/// Where an interrupt of the ISA bus arrives, if it is not the input of the same number, edge-triggered and active high.
+/// Where an interrupt of the ISA bus arrives, if it is not the input of the same number, edge-triggered and
+/// active high.
 #[derive(Clone, Copy, Debug)]
 pub struct Override {
     /// The ISA interrupt.
@@ -106,7 +108,8 @@ pub fn read(root: AcpiRoot) -> Result<Tables, &'static str> {
 }
 
 fn read_all(root: AcpiRoot) -> Result<Tables, AcpiError> {
-    // SAFETY: the addresses come from the boot loader, or, on a BIOS, from its ROM area, where the crate checks what it finds.
+    // SAFETY: the addresses come from the boot loader, or, on a BIOS, from its ROM area, where the crate
+    // checks what it finds.
     let acpi = unsafe {
         match root {
             AcpiRoot::Rsdp(address) => AcpiTables::from_rsdp(Mapper, address as usize),
@@ -152,7 +155,8 @@ fn read_madt(acpi: &AcpiTables<Mapper>, tables: &mut Tables) -> Result<(), AcpiE
             }),
             MadtEntry::InterruptSourceOverride(entry) => {
                 let flags = entry.flags;
-                // Bits 0-1 polarity (3 is low), bits 2-3 trigger (3 is level); 0 is the bus's own, which is high and edge.
+                // Bits 0-1 polarity (3 is low), bits 2-3 trigger (3 is level); 0 is the bus's own, which is
+                // high and edge.
                 tables.overrides.push(Override {
                     irq: entry.irq,
                     gsi: Gsi::new(entry.global_system_interrupt),

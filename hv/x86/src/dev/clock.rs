@@ -1,4 +1,5 @@
-//! The frequency of the time-stamp counter, measured against a clock of known frequency: HPET, the ACPI timer, or the PIT.
+//! The frequency of the time-stamp counter, measured against a clock of known frequency: HPET, the ACPI
+//! timer, or the PIT.
 //!
 //! What CPUID says of it is not used: emulators get it wrong.
 
@@ -20,7 +21,8 @@ impl Reference {
     fn find(tables: &Tables) -> Self {
         if let Some(base) = tables.hpet {
             let registers = paging::map_device(base, 0x400).cast::<u64>();
-            // SAFETY: the mapping covers the registers: capabilities at 0, configuration at 10h, whose bit 0 starts the counter.
+            // SAFETY: the mapping covers the registers: capabilities at 0, configuration at 10h, whose bit 0
+            // starts the counter.
             let period = unsafe {
                 let configuration = registers.add(2);
                 configuration.write_volatile(configuration.read_volatile() | 1);
@@ -34,7 +36,8 @@ impl Reference {
         if let Some(port) = tables.pm_timer {
             return Self::PmTimer(port);
         }
-        // SAFETY: nobody else drives the PIT: its gate is on and the speaker off; channel 2 counts down from 65536 in mode 0.
+        // SAFETY: nobody else drives the PIT: its gate is on and the speaker off; channel 2 counts down from
+        // 65536 in mode 0.
         unsafe {
             out8(0x61, in8(0x61) & !2 | 1);
             out8(0x43, 0xb0);
@@ -80,7 +83,8 @@ impl Reference {
         }
     }
 
-    /// Reads the clock between two readings of the counter: the counter, its uncertainty in ticks, and the clock. The best of a few.
+    /// Reads the clock between two readings of the counter: the counter, its uncertainty in ticks, and the
+    /// clock. The best of a few.
     fn sample(&self) -> (u64, u64, u64) {
         let once = || {
             let before = rdtsc();
@@ -100,7 +104,8 @@ pub struct Measured {
     pub against: &'static str,
 }
 
-/// Measures until the uncertainty is below 20 ppm, or 40 ms. A result that a whole number of MHz explains is taken to be it.
+/// Measures until the uncertainty is below 20 ppm, or 40 ms. A result that a whole number of MHz explains is
+/// taken to be it.
 pub fn measure(tables: &Tables) -> Measured {
     let clock = Reference::find(tables);
     let start = clock.sample();

@@ -18,7 +18,8 @@ struct IoApic {
 // SAFETY: the pointers lead to device registers that are mapped for ever.
 unsafe impl Send for IoApic {}
 
-/// All of them. The lock is also taken by the handlers of level-triggered lines: no holder is ever interrupted, since interrupts are off.
+/// All of them. The lock is also taken by the handlers of level-triggered lines: no holder is ever
+/// interrupted, since interrupts are off.
 static ALL: Mutex<Vec<IoApic>> = Mutex::new(Vec::new());
 
 const MASKED: u32 = 1 << 16;

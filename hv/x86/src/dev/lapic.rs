@@ -1,6 +1,8 @@
-//! The local APIC of each CPU, through its page of registers or, where the CPU has it, as x2APIC through MSRs.
+//! The local APIC of each CPU, through its page of registers or, where the CPU has it, as x2APIC through
+//! MSRs.
 //!
-//! Registers by their offsets in the page: AMD64 manual volume 2, section 16.3; as MSRs 800h + offset / 16: section 16.11.
+//! Registers by their offsets in the page: AMD64 manual volume 2, section 16.3; as MSRs 800h + offset / 16:
+//! section 16.11.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -110,7 +112,8 @@ fn set_timer_mode() {
     write(register::TIMER, u32::from(traps::TIMER) | mode);
 }
 
-/// Measures the timer against the time-stamp counter, if it cannot take deadlines itself. Once, on the boot processor.
+/// Measures the timer against the time-stamp counter, if it cannot take deadlines itself. Once, on the boot
+/// processor.
 pub fn calibrate_timer(tsc_hz: u64) {
     if features::tsc_deadline() {
         return;
@@ -150,7 +153,8 @@ pub fn arm(cpu: &PerCpu, deadline: Option<TscTicks>) {
         None => 0,
         Some(deadline) => {
             let distance = deadline.raw().saturating_sub(rdtsc());
-            // Rounded up, and never 0, which would stop the timer. What is too far away for the counter interrupts early: the owner asks again.
+            // Rounded up, and never 0, which would stop the timer. What is too far away for the counter
+            // interrupts early: the owner asks again.
             let counts = (u128::from(distance) * u128::from(rate)) >> 32;
             (counts + 1).min(u128::from(u32::MAX)) as u32
         }
@@ -161,7 +165,8 @@ pub fn arm(cpu: &PerCpu, deadline: Option<TscTicks>) {
 fn command(target: Option<ApicId>, low: u32) {
     let target = target.map_or(0, ApicId::raw);
     if X2APIC.load(Ordering::Relaxed) {
-        // SAFETY: the CPU is in x2APIC mode. Earlier stores must be seen before the interrupt: the fence orders them before the MSR.
+        // SAFETY: the CPU is in x2APIC mode. Earlier stores must be seen before the interrupt: the fence
+        // orders them before the MSR.
         unsafe {
             core::arch::x86_64::_mm_mfence();
             wrmsr(0x800 + register::COMMAND / 16, u64::from(target) << 32 | u64::from(low));

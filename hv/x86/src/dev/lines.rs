@@ -1,7 +1,7 @@
 //! Device interrupts: a line has one vector, the same on every CPU, and goes to one CPU.
 //!
-//! The handler masks a level-triggered line before it acknowledges it; [`end`] unmasks it again. Lock: [`LINES`], never taken by a handler;
-//! the handler reads what it needs from [`LEVEL_GSI`].
+//! The handler masks a level-triggered line before it acknowledges it; [`end`] unmasks it again. Lock:
+//! [`LINES`], never taken by a handler; the handler reads what it needs from [`LEVEL_GSI`].
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -54,7 +54,8 @@ pub fn route_gsi(gsi: Gsi, trigger: Trigger, polarity: Polarity, cpu: &PerCpu) -
     Ok(LineId::new(index as u16))
 }
 
-/// Makes a line for a message-signalled interrupt to a CPU (AMD64 manual volume 2, section 16.11.2: fixed delivery, edge, physical destination).
+/// Makes a line for a message-signalled interrupt to a CPU (AMD64 manual volume 2, section 16.11.2: fixed
+/// delivery, edge, physical destination).
 pub fn route_msi(cpu: &PerCpu) -> Result<(LineId, MsiMessage), NoLine> {
     if cpu.apic().raw() > 0xfe {
         return Err(NoLine);

@@ -10,7 +10,8 @@ use super::uart;
 /// Bytes of log that are kept.
 const KEPT: usize = 16 * 1024;
 
-/// The last lines of the log, for those who look at memory afterwards: text that wraps around at [`Kept::at`].
+/// The last lines of the log, for those who look at memory afterwards: text that wraps around at
+/// [`Kept::at`].
 struct Kept {
     bytes: [u8; KEPT],
     at: usize,

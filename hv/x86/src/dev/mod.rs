@@ -1,4 +1,5 @@
-//! The machine's own devices: interrupt controllers, clocks, the serial port, power. No other device is driven here.
+//! The machine's own devices: interrupt controllers, clocks, the serial port, power. No other device is
+//! driven here.
 
 #[cfg(target_os = "none")]
 pub mod acpi;

@@ -17,7 +17,8 @@ struct Ways {
 
 static WAYS: Once<Ways> = Once::new();
 
-/// The port of QEMU's `isa-debug-exit` device, where the command line places it: it ends QEMU with the status `2 * value + 1`.
+/// The port of QEMU's `isa-debug-exit` device, where the command line places it: it ends QEMU with the status
+/// `2 * value + 1`.
 const DEBUG_EXIT: u16 = 0xf4;
 /// The port where Bochs expects the word "Shutdown".
 const BOCHS_SHUTDOWN: u16 = 0x8900;
@@ -53,7 +54,8 @@ pub fn off(status: u8) -> ! {
 pub fn off_after_panic() -> ! {
     uart::write_unlocked(format_args!("(hv) power off, status {STATUS_PANIC}\n"));
     uart::drain();
-    // SAFETY: nothing runs after this. A machine without the debug-exit device ignores its port, and one that is not Bochs the other.
+    // SAFETY: nothing runs after this. A machine without the debug-exit device ignores its port, and one that
+    // is not Bochs the other.
     unsafe {
         out8(DEBUG_EXIT, STATUS_PANIC);
         for byte in b"Shutdown" {
@@ -69,7 +71,8 @@ pub fn reset() -> ! {
         // SAFETY: the ACPI tables say that this resets the machine.
         unsafe { out8(port, value) };
     }
-    // SAFETY: the keyboard controller's command FEh pulses the reset line; without interrupt descriptor table, an exception resets the CPU.
+    // SAFETY: the keyboard controller's command FEh pulses the reset line; without interrupt descriptor
+    // table, an exception resets the CPU.
     unsafe {
         for _ in 0..1000 {
             if in8(0x64) & 2 == 0 {

@@ -1,6 +1,7 @@
 //! The real-time clock (MC146818): the date at boot.
 
-/// Days from 1970-01-01 to a date of the Gregorian calendar (H. Hinnant, "chrono-compatible low-level date algorithms").
+/// Days from 1970-01-01 to a date of the Gregorian calendar (H. Hinnant, "chrono-compatible low-level date
+/// algorithms").
 const fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -9,7 +10,8 @@ const fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// The clock's registers for the time and date: seconds, minutes, hours, day, month, year (of the century), status B.
+/// The clock's registers for the time and date: seconds, minutes, hours, day, month, year (of the century),
+/// status B.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Registers {
     /// Seconds, minutes, hours, day of the month, month, year.

@@ -1,7 +1,8 @@
 //! Finds the values that power the machine off: the package `\_S5` in the bytes of the DSDT.
 //!
-//! Its encoding is fixed enough to be read without an interpreter (ACPI 6.5, sections 7.4.2 and 20.2): the name `_S5_`, a package, and in it the
-//! values for SLP_TYP of the two power-management control registers, each a byte constant, zero or one.
+//! Its encoding is fixed enough to be read without an interpreter (ACPI 6.5, sections 7.4.2 and 20.2): the
+//! name `_S5_`, a package, and in it the values for SLP_TYP of the two power-management control registers,
+//! each a byte constant, zero or one.
 
 /// The values of SLP_TYPa and SLP_TYPb for the state S5.
 pub fn sleep_types(aml: &[u8]) -> Option<(u8, u8)> {

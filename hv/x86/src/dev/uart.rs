@@ -1,6 +1,7 @@
 //! The first serial port, a 16550A: the hypervisor's log, and the console that dom0 is given.
 //!
-//! Output waits for the port; input is taken by the interrupt handler into a ring. Writers take [`PORT`]; a panic writes without it.
+//! Output waits for the port; input is taken by the interrupt handler into a ring. Writers take [`PORT`]; a
+//! panic writes without it.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -120,7 +121,8 @@ pub fn drain() {
     }
 }
 
-/// Bytes that arrived and were not yet read: the handler writes, one reader at a time (under [`READER`]) reads.
+/// Bytes that arrived and were not yet read: the handler writes, one reader at a time (under [`READER`])
+/// reads.
 struct Ring {
     bytes: [AtomicU8; 256],
     head: AtomicUsize,
@@ -131,7 +133,8 @@ static RING: Ring =
     Ring { bytes: [const { AtomicU8::new(0) }; 256], head: AtomicUsize::new(0), tail: AtomicUsize::new(0) };
 static READER: Mutex<()> = Mutex::new(());
 
-/// Takes what the port has received into the ring; called by the interrupt's handler. Returns whether there was anything.
+/// Takes what the port has received into the ring; called by the interrupt's handler. Returns whether there
+/// was anything.
 pub fn receive() -> bool {
     let mut any = false;
     while read(register::LINE_STATUS) & 0x01 != 0 {

@@ -87,8 +87,8 @@ impl Engine for Svm {
         // Both pages stay in use for ever.
         let host_save = paging::direct_map_phys(&raw const *Box::leak(allocate()?));
         let host_vmcb = paging::direct_map_phys(&raw const *Box::leak(allocate()?));
-        // SAFETY: the CPU has AMD-V, which allows EFER.SVME; the pages belong to this CPU alone. VMSAVE keeps the hypervisor's FS, GS, TR and
-        // MSRs for `settle`.
+        // SAFETY: the CPU has AMD-V, which allows EFER.SVME; the pages belong to this CPU alone. VMSAVE keeps
+        // the hypervisor's FS, GS, TR and MSRs for `settle`.
         unsafe {
             wrmsr(EFER, rdmsr(EFER) | EFER_SVME);
             wrmsr(VM_HSAVE_PA, host_save);

@@ -59,7 +59,8 @@ fn decode_rare(raw: Raw, gprs: &Gprs) -> Exit {
     }
 }
 
-/// EXITINFO1 with decode assists: bit 63 is set for MOV, bits 0 to 3 number the general register (section 15.8.1). Without, the caller fills it in.
+/// EXITINFO1 with decode assists: bit 63 is set for MOV, bits 0 to 3 number the general register (section
+/// 15.8.1). Without, the caller fills it in.
 fn control(raw: Raw) -> Exit {
     Exit::Control(ControlAccess {
         register: (raw.code & 0xf) as u8,
@@ -101,7 +102,8 @@ fn nested_fault(raw: Raw) -> Exit {
     }
 }
 
-/// The length of the instruction that causes an exit, without prefixes; 0 where the exit is not one of a single instruction of fixed length.
+/// The length of the instruction that causes an exit, without prefixes; 0 where the exit is not one of a
+/// single instruction of fixed length.
 pub const fn instruction_length(exit_code: u64) -> u8 {
     match exit_code {
         code::HLT => 1,
@@ -131,7 +133,8 @@ mod tests {
             let exit = of(code, 0, 0);
             let as_expected = match code {
                 0x00..=0x1f => {
-                    matches!(exit, Exit::Control(access) if u64::from(access.register) == code & 0xf && access.write == (code >= 0x10))
+                    let (register, write) = ((code & 0xf) as u8, code >= 0x10);
+                    exit == Exit::Control(ControlAccess { register, write, gpr: 0 })
                 }
                 0x20..=0x3f => matches!(exit, Exit::Unknown(_)),
                 0x40..=0x5f => {

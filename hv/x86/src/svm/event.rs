@@ -27,8 +27,8 @@ pub const fn is_valid(raw: u64) -> bool {
     raw & VALID != 0
 }
 
-/// What to put back into the guest for an event whose delivery an exit interrupted; `None` for events of the guest's own instruction, which RIP
-/// still points to: they come again by themselves.
+/// What to put back into the guest for an event whose delivery an exit interrupted; `None` for events of the
+/// guest's own instruction, which RIP still points to: they come again by themselves.
 pub const fn again(exit_int_info: u64) -> Option<u64> {
     let software = exit_int_info & TYPE == TYPE_SOFTWARE;
     // #BP and #OF come from INT3 and INTO.

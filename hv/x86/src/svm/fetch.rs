@@ -1,7 +1,9 @@
-//! What older CPUs and QEMU do not tell of an instruction that caused an exit: where it ends, and which register a MOV to CR8 names.
+//! What older CPUs and QEMU do not tell of an instruction that caused an exit: where it ends, and which
+//! register a MOV to CR8 names.
 //!
-//! The bytes at RIP are read through the guest's own page tables and the nested ones, in the direct map. What cannot be read counts as an instruction
-//! without prefixes: a guest that changes its tables or code under its own feet harms itself only.
+//! The bytes at RIP are read through the guest's own page tables and the nested ones, in the direct map. What
+//! cannot be read counts as an instruction without prefixes: a guest that changes its tables or code under
+//! its own feet harms itself only.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -87,7 +89,8 @@ fn instruction(vmcb: &Vmcb) -> [u8; LONGEST] {
 }
 
 fn host_byte(host: u64) -> Option<u8> {
-    // SAFETY: the address was found in nested page tables and is RAM; one byte is read, whatever the guest writes meanwhile.
+    // SAFETY: the address was found in nested page tables and is RAM; one byte is read, whatever the guest
+    // writes meanwhile.
     paging::is_ram(host).then(|| unsafe { direct_map_ptr(host).read_volatile() })
 }
 
@@ -114,7 +117,8 @@ fn nested(vmcb: &Vmcb, gpa: u64) -> Option<u64> {
     None
 }
 
-/// From a linear to a host-physical address: no paging, or the four levels of long mode, which are all that such guests use.
+/// From a linear to a host-physical address: no paging, or the four levels of long mode, which are all that
+/// such guests use.
 fn translate(vmcb: &Vmcb, linear: u64) -> Option<u64> {
     if vmcb.save.cr0 & 1 << 31 == 0 {
         return nested(vmcb, linear & 0xffff_ffff);

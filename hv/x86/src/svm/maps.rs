@@ -38,7 +38,8 @@ impl PortMap {
 pub struct MsrMap([u8; 2 * 4096]);
 
 impl MsrMap {
-    /// The map in which only these MSRs pass: those which VMLOAD and VMSAVE, or the CPU itself, switch between guest and host.
+    /// The map in which only these MSRs pass: those which VMLOAD and VMSAVE, or the CPU itself, switch
+    /// between guest and host.
     pub const GUEST: Self = {
         let mut map = Self([0xff; 2 * 4096]);
         let mut at = 0;

@@ -1,4 +1,5 @@
-//! Entries of AMD's nested page tables: they have the format of ordinary long-mode page tables (AMD64 manual volume 2, section 15.25.5).
+//! Entries of AMD's nested page tables: they have the format of ordinary long-mode page tables (AMD64 manual
+//! volume 2, section 15.25.5).
 
 use hv_core::hw::{CachePolicy, Entry, EntryFormat, Mfn, PageSize, Rights};
 
@@ -51,7 +52,8 @@ impl EntryFormat for Npt {
             return Entry::Empty;
         }
         let leaf = level == 1 || (level < 4 && raw & LARGE != 0);
-        // Bit 12 of a large entry is an attribute, not part of the address; the address is aligned to the size.
+        // Bit 12 of a large entry is an attribute, not part of the address; the address is aligned to the
+        // size.
         let address = raw & ADDRESS & !((1 << (12 + 9 * (u32::from(level.clamp(1, 4)) - 1))) - 1);
         if leaf {
             Entry::Leaf {

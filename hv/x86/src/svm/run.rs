@@ -1,8 +1,9 @@
 //! The switch between hypervisor and guest.
 //!
-//! After an exit the hypervisor goes on with the global interrupt flag clear and with the guest's FS, GS, TR and LDTR still in the CPU: a short
-//! exit touches none of them ([`percpu`](crate::cpu::percpu) needs no segment register, exceptions of the hypervisor's own use no TSS but for
-//! double faults). [`settle`] gives the CPU its own state back, before anything that takes interrupts, and when another virtual CPU comes.
+//! After an exit the hypervisor goes on with the global interrupt flag clear and with the guest's FS, GS, TR
+//! and LDTR still in the CPU: a short exit touches none of them ([`percpu`](crate::cpu::percpu) needs no
+//! segment register, exceptions of the hypervisor's own use no TSS but for double faults). [`settle`] gives
+//! the CPU its own state back, before anything that takes interrupts, and when another virtual CPU comes.
 
 use core::arch::asm;
 use core::mem::offset_of;
@@ -17,13 +18,14 @@ use crate::cpu::percpu::PerCpu;
 ///
 /// # Safety
 ///
-/// `vmcb` must be the block at physical address `vmcb_phys`, which this CPU may run; [`prepare`] must have been called for it on this CPU, and
-/// [`settle`] not since.
+/// `vmcb` must be the block at physical address `vmcb_phys`, which this CPU may run; [`prepare`] must have
+/// been called for it on this CPU, and [`settle`] not since.
 #[inline(always)]
 pub unsafe fn enter(gprs: &mut Gprs, vmcb: *mut u8, vmcb_phys: u64) {
-    // The instructions in order: guest registers in, RAX through the VMCB (VMRUN loads it from there); VMRUN; registers out, with the pointer to
-    // them from the stack, since only RSP and RAX are the hypervisor's then (AMD64 manual volume 2, section 15.5.1). RBX and RBP are saved here
-    // because the compiler keeps them to itself; it saves the others where it has something in them.
+    // The instructions in order: guest registers in, RAX through the VMCB (VMRUN loads it from there); VMRUN;
+    // registers out, with the pointer to them from the stack, since only RSP and RAX are the hypervisor's
+    // then (AMD64 manual volume 2, section 15.5.1). RBX and RBP are saved here because the compiler keeps
+    // them to itself; it saves the others where it has something in them.
     // SAFETY: by this function's contract; all registers that change are declared, or saved and restored.
     unsafe {
         asm!(
@@ -94,8 +96,9 @@ pub unsafe fn enter(gprs: &mut Gprs, vmcb: *mut u8, vmcb_phys: u64) {
     }
 }
 
-/// Loads the guest's part of the state that VMRUN does not switch, and holds all interrupts back until VMRUN: a VMCB's interrupts of the host are
-/// allowed in the guest by the IF of the hypervisor (V_INTR_MASKING, section 15.21.1), which does not matter while the global flag is clear.
+/// Loads the guest's part of the state that VMRUN does not switch, and holds all interrupts back until VMRUN:
+/// a VMCB's interrupts of the host are allowed in the guest by the IF of the hypervisor (V_INTR_MASKING,
+/// section 15.21.1), which does not matter while the global flag is clear.
 ///
 /// # Safety
 ///
@@ -107,15 +110,19 @@ pub unsafe fn prepare(cpu: &PerCpu, vmcb_phys: u64) {
     cpu.guest.store(vmcb_phys, Ordering::Relaxed);
 }
 
-/// Gives this CPU the hypervisor's own state back, and the guest's to its VMCB. Interrupts stay masked; the global interrupt flag is set.
+/// Gives this CPU the hypervisor's own state back, and the guest's to its VMCB. Interrupts stay masked; the
+/// global interrupt flag is set.
 pub fn settle(cpu: &PerCpu) {
     let guest = cpu.guest.swap(0, Ordering::Relaxed);
     if guest != 0 {
-        // SAFETY: the guest's state was loaded from this VMCB by `prepare`; the hypervisor's was saved to the other by `enable`. An NMI that waits
-        // comes at STGI, with the hypervisor's TSS in place.
+        // SAFETY: the guest's state was loaded from this VMCB by `prepare`; the hypervisor's was saved to the
+        // other by `enable`. An NMI that waits comes at STGI, with the hypervisor's TSS in place.
         unsafe {
             asm!("vmsave rax", in("rax") guest, options(nostack));
-            asm!("vmload rax", "cli", "stgi", in("rax") cpu.host_vmcb.load(Ordering::Relaxed), options(nostack));
+            asm!(
+                "vmload rax", "cli", "stgi", in("rax") cpu.host_vmcb.load(Ordering::Relaxed),
+                options(nostack)
+            );
         }
     }
 }

@@ -85,7 +85,8 @@ impl SvmVcpu {
         self.touch(clean::ASID);
     }
 
-    /// Brings the VMCB up to date with the state that VMRUN does not switch: the guest's next entry loads it again.
+    /// Brings the VMCB up to date with the state that VMRUN does not switch: the guest's next entry loads it
+    /// again.
     fn sync(&self) {
         let cpu = PerCpu::current();
         if cpu.guest.load(Ordering::Relaxed) == self.vmcb_phys {
@@ -171,7 +172,8 @@ impl SvmVcpu {
                 Some(Exit::WindowOpen)
             }
             0x41 | 0x51 => {
-                // #DB and #AC are the guest's own affair; the way through here makes sure that interrupts are taken between two of them.
+                // #DB and #AC are the guest's own affair; the way through here makes sure that interrupts are
+                // taken between two of them.
                 let exit = decode::decode(raw, &self.gprs);
                 if let Exit::Exception { vector, code } = exit {
                     self.vmcb.control.event =
@@ -253,7 +255,10 @@ impl VcpuHw for SvmVcpu {
                 wrmsr(TSC_AUX, self.tsc_aux);
             }
             let [a, b, c, d] = self.debug;
-            asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b, in(reg) c, in(reg) d, options(nomem, nostack));
+            asm!(
+                "mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b,
+                in(reg) c, in(reg) d, options(nomem, nostack)
+            );
         }
     }
 
@@ -264,7 +269,10 @@ impl VcpuHw for SvmVcpu {
         let (a, b, c, d): (u64, u64, u64, u64);
         // SAFETY: reading debug registers changes nothing (CR4.DE does not matter for these).
         unsafe {
-            asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", out(reg) a, out(reg) b, out(reg) c, out(reg) d, options(nomem, nostack));
+            asm!(
+                "mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", out(reg) a, out(reg) b,
+                out(reg) c, out(reg) d, options(nomem, nostack)
+            );
         }
         self.debug = [a, b, c, d];
     }
@@ -466,8 +474,9 @@ impl VcpuHw for SvmVcpu {
         let control = &mut self.vmcb.control;
         match window {
             Some(Window::Interrupt) => {
-                // A virtual interrupt of the highest priority is never delivered: its intercept exits just before. While it waits, writes of CR8
-                // exit too: QEMU ends with an assertion when such a write makes a virtual interrupt deliverable.
+                // A virtual interrupt of the highest priority is never delivered: its intercept exits just
+                // before. While it waits, writes of CR8 exit too: QEMU ends with an assertion when such a
+                // write makes a virtual interrupt deliverable.
                 control.vintr |= vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR;
                 control.intercepts1 |= intercept1::VINTR;
                 control.cr_writes |= 1 << 8;
@@ -545,7 +554,8 @@ impl VcpuHw for SvmVcpu {
 
     fn pass_ports(&mut self, first: u16, count: u16, pass: bool) {
         if self.ports.is_none() && pass {
-            // Without memory for a map of its own every port exits, and policy handles each access: slower, not wrong.
+            // Without memory for a map of its own every port exits, and policy handles each access: slower,
+            // not wrong.
             self.ports = PortMap::new();
             if let Some(map) = &self.ports {
                 self.vmcb.control.iopm = paging::direct_map_phys(&raw const **map);
