@@ -14,6 +14,7 @@ extern crate std;
 
 pub mod apic;
 pub mod boot;
+pub mod build;
 pub mod domain;
 pub mod event;
 pub mod grant;

@@ -5,31 +5,39 @@
 //! Locks are taken in this order and never the other way round; of two of a kind that of the lower domain number is
 //! taken first:
 //!
-//! 1. a slot of the domain table (held only to clone or replace an `Arc`)
-//! 2. a domain's life
-//! 3. a domain's memory (the nested page tables)
-//! 4. a domain's grant table
-//! 5. a domain's event table
-//! 6. a virtual CPU's entity in the scheduler, then a CPU's run queue
-//! 7. the frame table's free lists
-//! 8. leaves: console buffers, trace rings, the PCI configuration ports
+//! 1. creation and destruction of domains
+//! 2. a slot of the domain table
+//! 3. a domain's life
+//! 4. a domain's memory (the nested page tables)
+//! 5. a domain's grant table
+//! 6. a domain's event table
+//! 7. a vCPU's timers, then a CPU's timer queue; a vCPU's entity in the scheduler, then a CPU's run queue
+//! 8. the frame table's free lists
+//! 9. leaves: console buffers, trace rings, the PCI configuration ports
 //!
-//! The lock around a vCPU's hardware state is outside of this order: the run loop of the CPU that runs the vCPU holds
-//! it throughout, and another CPU takes it only for a vCPU that is stopped, holding nothing else.
+//! The lock around a vCPU's registers ([`Vcpu::context`]) is outside of this order: the run loop of the CPU that runs
+//! the vCPU holds it throughout, and another CPU takes it only for a vCPU that is down, holding nothing else.
 //!
 //! Interrupts are masked in the hypervisor, so no lock is ever taken by an interrupt handler. There is no global lock
-//! on the paths of hypercall, event, grant copy and exit.
+//! on the paths of hypercall, event, grant copy and exit. Nobody waits for another CPU to leave the hypervisor, only
+//! for it to leave a guest: so two that wait for each other do not wait for ever.
 
 use crate::boot::Bundle;
 use crate::domain::console::TypedInput;
-use crate::domain::{Domain, DomainTable};
-use crate::event::{EventTable, Peers};
-use crate::hw::Platform;
+use crate::domain::{Change, Domain, DomainTable, ShutdownReason};
+use crate::event::{EventTable, Peers, Wake};
+use crate::hw::{CpuId, Platform, PowerAction};
 use crate::mem::{FrameTable, Ram};
 use crate::pci::{LineTable, Pci};
+use crate::sched::Scheduler;
+use crate::time::{Clock, TimerQueues};
+use crate::trace::Trace;
+use crate::vcpu::{self, Reason, Vcpu};
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 use pv_abi::errno::{Errno, Result};
-use pv_abi::ids::DomainId;
+use pv_abi::ids::{DomainId, VcpuId, Virq};
+use pv_abi::manifest::Manifest;
 use spin::Mutex;
 
 /// The whole system. There is one, shared by reference between all CPUs, for as long as the machine runs.
@@ -40,8 +48,19 @@ pub struct System<P: Platform> {
     pub frames: FrameTable,
     /// What domains are made from.
     pub bundle: Bundle<'static>,
+    manifest: Manifest<'static>,
     /// All domains.
     pub domains: DomainTable<P>,
+    /// Held while a domain is entered into the table.
+    pub(crate) creation: Mutex<()>,
+    /// Who runs where.
+    pub scheduler: Scheduler<Arc<Vcpu<P>>>,
+    /// The timers of all vCPUs.
+    pub timers: TimerQueues<Arc<Vcpu<P>>>,
+    /// The clock that guests see.
+    pub clock: Clock,
+    /// What happened last.
+    pub trace: Trace,
     /// The machine's PCI functions.
     pub pci: Pci,
     /// Whose the device interrupts are.
@@ -51,18 +70,35 @@ pub struct System<P: Platform> {
 }
 
 impl<P: Platform> System<P> {
-    /// Makes a system without domains.
-    pub fn new(platform: P, frames: FrameTable, bundle: Bundle<'static>) -> Self {
+    /// Makes a system without domains; `manifest` is that of the bundle.
+    pub fn new(
+        platform: P,
+        frames: FrameTable,
+        bundle: Bundle<'static>,
+        manifest: Manifest<'static>,
+    ) -> Self {
+        let (cpus, hz) = (platform.cpu_count(), platform.tsc_hz());
         let pci = Pci::scan(&platform);
         Self {
             platform,
             frames,
             bundle,
+            manifest,
             domains: DomainTable::default(),
+            creation: Mutex::new(()),
+            scheduler: Scheduler::new(cpus, hz),
+            timers: TimerQueues::new(cpus),
+            clock: Clock::new(hz),
+            trace: Trace::new(cpus),
             pci,
             lines: LineTable::default(),
             typed: Mutex::default(),
         }
+    }
+
+    /// The manifest of the bundle.
+    pub const fn manifest(&self) -> &Manifest<'static> {
+        &self.manifest
     }
 
     /// The machine's memory.
@@ -83,6 +119,97 @@ impl<P: Platform> System<P> {
             return Ok(caller.clone());
         }
         self.domains.get(id).filter(|domain| !domain.life.is_dying()).ok_or(Errno::ESRCH)
+    }
+
+    // ---- Waking and stopping vCPUs ----
+
+    /// Kicks a CPU that has to look again, unless it is the one that executes this.
+    #[inline]
+    pub fn kick(&self, cpu: Option<CpuId>) {
+        vcpu::kick(&self.platform, cpu);
+    }
+
+    /// Wakes whom an event in a domain's table wakes.
+    #[inline]
+    pub fn wake(&self, domain: &Domain<P>, wake: Wake) {
+        if !wake.is_nobody() {
+            vcpu::wake_all(&self.platform, &self.scheduler, &domain.vcpus, wake);
+        }
+    }
+
+    /// Raises a virtual interrupt that exists once in a domain.
+    pub fn raise(&self, domain: &Domain<P>, virq: Virq) {
+        let wake = domain.events.raise_virq(self.memory(), VcpuId::new(0), virq);
+        self.wake(domain, wake);
+    }
+
+    /// Makes a domain's vCPUs follow a change of its life. Those that run stop at their next exit, which a kick causes.
+    pub fn follow(&self, domain: &Domain<P>, change: Change) {
+        for vcpu in &domain.vcpus {
+            let now = self.platform.tsc();
+            let look = match change {
+                Change::None => None,
+                Change::Start => self.scheduler.unpause(vcpu, now),
+                Change::Stop => {
+                    vcpu.attention.raise(Reason::STOP);
+                    self.scheduler.pause(vcpu, now)
+                }
+            };
+            self.kick(look);
+        }
+    }
+
+    /// Returns when no vCPU of a domain runs guest code with nested translations from before `generation`.
+    pub fn flush(&self, domain: &Domain<P>, generation: u64) {
+        let stale = |vcpu: &Vcpu<P>| {
+            // `entered` is the generation plus one, or 0 outside of the guest.
+            let entered = vcpu.entered.load(Ordering::SeqCst);
+            entered != 0 && entered - 1 < generation
+        };
+        for vcpu in domain.vcpus.iter().filter(|vcpu| stale(vcpu)) {
+            vcpu.attention.raise(Reason::FLUSH);
+            self.kick(vcpu.entity.running_on());
+        }
+        for vcpu in &domain.vcpus {
+            while stale(vcpu) {
+                core::hint::spin_loop();
+            }
+        }
+    }
+
+    // ---- Ends ----
+
+    /// A domain shuts down: its vCPUs stop, and the control domains are told.
+    pub fn shut_down(&self, domain: &Domain<P>, reason: ShutdownReason) {
+        if let Some(change) = domain.life.shut_down(reason) {
+            self.follow(domain, change);
+            domain.console.lock().finish(&self.platform, domain.id);
+            log::info!("{domain}: {reason}");
+            self.tell_control_domains();
+        }
+    }
+
+    /// Tells the control domains that a domain's state has changed.
+    pub fn tell_control_domains(&self) {
+        for domain in self.domains.all().iter().filter(|domain| domain.is_control()) {
+            self.raise(domain, Virq::DOM_EXC);
+        }
+    }
+
+    /// Ends the machine.
+    pub fn power(&self, action: PowerAction) {
+        match action {
+            PowerAction::Off(status) => log::info!("power off, status {status}"),
+            PowerAction::Reset => log::info!("restart"),
+        }
+        self.platform.power(action);
+    }
+
+    /// Gives back what is left of domains that were destroyed and that nobody uses any more.
+    pub fn reap(&self) {
+        while let Some(domain) = self.domains.exhume() {
+            domain.dismantle(self);
+        }
     }
 }
 

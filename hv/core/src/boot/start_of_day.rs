@@ -1,7 +1,5 @@
-//! What a guest finds at its start (`xen/arch-x86/hvm/start_info.h`): the structures in its memory and the state of
-//! its first vCPU.
+//! What a guest finds in its memory at its start (`xen/arch-x86/hvm/start_info.h`).
 
-use crate::hw::{Reg, Segment, SegmentState, VcpuHw};
 use alloc::vec::Vec;
 use pv_abi::ids::GuestPhys;
 use pv_abi::start_info::{HvmMemmapEntry, HvmModlistEntry, HvmStartInfo, MAGIC, VERSION};
@@ -71,46 +69,9 @@ pub fn start_info(
     [info.as_bytes(), list.as_bytes(), memory_map.as_bytes(), &texts].concat()
 }
 
-/// CR0.PE: protected mode (Intel SDM volume 3, section 2.5).
-const CR0_PE: u64 = 1;
-/// CR0.ET: reads as one on every CPU that has 64-bit mode.
-const CR0_ET: u64 = 1 << 4;
-/// The bit of RFLAGS that is always one.
-const RFLAGS_ONE: u64 = 2;
-
-const fn flat(selector: u16, attributes: u16) -> SegmentState {
-    SegmentState { selector, attributes, limit: u32::MAX, base: 0 }
-}
-
-/// Sets a vCPU as the PVH entry wants it: 32-bit protected mode without paging, flat segments, the address of the
-/// start information in EBX.
-pub fn set_entry_state<H: VcpuHw>(hw: &mut H, entry: GuestPhys, info: GuestPhys) {
-    hw.reset();
-    hw.set(Reg::Cr0, CR0_PE | CR0_ET);
-    hw.set(Reg::Cr3, 0);
-    hw.set(Reg::Cr4, 0);
-    hw.set(Reg::Efer, 0);
-    hw.set(Reg::Rflags, RFLAGS_ONE);
-    hw.set(Reg::Rip, entry.raw());
-    hw.set(Reg::Rsp, 0);
-    // Code: execute, read, accessed; data: read, write, accessed; 32-bit with a limit in pages.
-    hw.set_segment(Segment::Cs, flat(0x8, 0xc9b));
-    for segment in [Segment::Ds, Segment::Es, Segment::Fs, Segment::Gs, Segment::Ss] {
-        hw.set_segment(segment, flat(0x10, 0xc93));
-    }
-    // A busy 32-bit task-state segment.
-    hw.set_segment(Segment::Tr, SegmentState { selector: 0x18, attributes: 0x8b, limit: 0x67, base: 0 });
-    hw.set_segment(Segment::Ldtr, SegmentState::default());
-    hw.set_segment(Segment::Gdtr, SegmentState::default());
-    hw.set_segment(Segment::Idtr, SegmentState::default());
-    hw.gprs_mut().rbx = info.raw();
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hw::{Backend, HostPhys, VcpuConfig};
-    use crate::testing::Scripted;
     use std::ffi::CStr;
     use zerocopy::FromBytes;
 
@@ -137,20 +98,5 @@ mod tests {
         assert_eq!((second.paddr, second.size, second.cmdline_paddr), (0xa000, 78, 0));
         let (entry, _) = HvmMemmapEntry::read_from_prefix(&bytes[offset(info.memmap_paddr)..]).unwrap();
         assert_eq!(entry, map[0]);
-    }
-
-    #[test]
-    fn the_first_vcpu_is_in_flat_protected_mode() {
-        let config = VcpuConfig { nested_root: HostPhys::new(0), domain: 1 };
-        let mut vcpu = Scripted::default().new_vcpu(config).unwrap();
-        set_entry_state(&mut vcpu, GuestPhys::new(0x100_0040), GuestPhys::new(0x5000));
-        assert_eq!(vcpu.get(Reg::Rip), 0x100_0040);
-        assert_eq!(vcpu.get(Reg::Cr0) & 0x8000_0001, 1);
-        assert_eq!(vcpu.get(Reg::Cr4) | vcpu.get(Reg::Efer), 0);
-        assert_eq!(vcpu.get(Reg::Rflags) & 0x2_0300, 0);
-        assert_eq!(vcpu.gprs().rbx, 0x5000);
-        let code = vcpu.segment(Segment::Cs);
-        assert_eq!((code.base, code.limit, code.attributes & 0x60f), (0, u32::MAX, 0x40b));
-        assert_eq!(vcpu.segment(Segment::Tr).attributes & 0x8f, 0x8b);
     }
 }

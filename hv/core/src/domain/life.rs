@@ -1,7 +1,7 @@
 //! The life of a domain: which state it is in and who keeps it from running.
 //!
-//! Lock rule: the state's lock is a leaf among the domain's own locks but may be taken under none of them
-//! (see [`crate::system`]); what other CPUs ask on hot paths is one atomic.
+//! Lock rule: the lock is held only for a change, and nothing is locked under it; what other CPUs ask on hot paths is
+//! one atomic.
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -130,69 +130,78 @@ impl Life {
 
     /// Pauses once more.
     pub fn pause(&self) -> Result<Change> {
-        let mut inner = self.inner.lock();
-        let was = inner.may_run();
-        match inner.phase {
-            Phase::Dying | Phase::Dead => return Err(Errno::ESRCH),
-            Phase::Created | Phase::Alive | Phase::ShutDown(_) => {}
-        }
-        inner.pauses = inner.pauses.checked_add(1).ok_or(Errno::EOVERFLOW)?;
-        Ok(if was { Change::Stop } else { Change::None })
+        self.change(|inner| {
+            inner.check_not_dying()?;
+            inner.pauses = inner.pauses.checked_add(1).ok_or(Errno::EOVERFLOW)?;
+            Ok(())
+        })
     }
 
     /// Takes one pause back. A domain that never ran becomes alive when the last is gone.
     pub fn unpause(&self) -> Result<Change> {
-        let mut inner = self.inner.lock();
-        match inner.phase {
-            Phase::Dying | Phase::Dead => return Err(Errno::ESRCH),
-            Phase::Created | Phase::Alive | Phase::ShutDown(_) => {}
-        }
-        inner.pauses = inner.pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
-        if inner.pauses == 0 && inner.phase == Phase::Created {
-            inner.phase = Phase::Alive;
-        }
-        Ok(if inner.may_run() { Change::Start } else { Change::None })
+        self.change(|inner| {
+            inner.check_not_dying()?;
+            inner.pauses = inner.pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
+            if inner.pauses == 0 && inner.phase == Phase::Created {
+                inner.phase = Phase::Alive;
+            }
+            Ok(())
+        })
     }
 
-    /// The domain shuts down; a second time changes nothing.
-    pub fn shut_down(&self, reason: ShutdownReason) -> Change {
-        let mut inner = self.inner.lock();
-        match inner.phase {
+    /// The domain shuts down; `None` if it has already, or is dying: nothing changes.
+    pub fn shut_down(&self, reason: ShutdownReason) -> Option<Change> {
+        let change = self.change(|inner| match inner.phase {
             Phase::Created | Phase::Alive => {
                 inner.phase = Phase::ShutDown(reason);
-                Change::Stop
+                Ok(())
             }
-            Phase::ShutDown(_) | Phase::Dying | Phase::Dead => Change::None,
-        }
+            Phase::ShutDown(_) | Phase::Dying | Phase::Dead => Err(Errno::EINVAL),
+        });
+        change.ok()
     }
 
-    /// Begins to destroy; from here on nothing stops it. `Stop` the first time, `None` if it had begun before.
+    /// Begins to destroy; from here on nothing stops it. A second time changes nothing.
     pub fn begin_destroy(&self) -> Change {
-        let mut inner = self.inner.lock();
-        match inner.phase {
-            Phase::Created | Phase::Alive | Phase::ShutDown(_) => {
+        let change = self.change(|inner| {
+            if inner.phase != Phase::Dead {
                 inner.phase = Phase::Dying;
                 self.dying.store(true, Ordering::Release);
-                Change::Stop
             }
-            Phase::Dying | Phase::Dead => Change::None,
-        }
+            Ok(())
+        });
+        change.unwrap_or(Change::None)
     }
 
     /// Everything has been given back.
     pub fn end_destroy(&self) {
         let mut inner = self.inner.lock();
-        assert!(
-            inner.phase == Phase::Dying || inner.phase == Phase::Dead,
-            "a domain dies only by being destroyed"
-        );
+        assert!(inner.phase == Phase::Dying, "a domain dies once, and by being destroyed");
         inner.phase = Phase::Dead;
+    }
+
+    fn change(&self, act: impl FnOnce(&mut Inner) -> Result<()>) -> Result<Change> {
+        let mut inner = self.inner.lock();
+        let before = inner.may_run();
+        act(&mut inner)?;
+        Ok(match (before, inner.may_run()) {
+            (true, false) => Change::Stop,
+            (false, true) => Change::Start,
+            _ => Change::None,
+        })
     }
 }
 
 impl Inner {
     fn may_run(&self) -> bool {
         self.phase == Phase::Alive && self.pauses == 0
+    }
+
+    fn check_not_dying(&self) -> Result<()> {
+        match self.phase {
+            Phase::Dying | Phase::Dead => Err(Errno::ESRCH),
+            Phase::Created | Phase::Alive | Phase::ShutDown(_) => Ok(()),
+        }
     }
 }
 
@@ -218,24 +227,29 @@ mod tests {
     fn the_first_reason_to_shut_down_stays() {
         let life = Life::new();
         assert_eq!(life.unpause(), Ok(Change::Start));
-        assert_eq!(life.shut_down(ShutdownReason::Crash), Change::Stop);
-        assert_eq!(life.shut_down(ShutdownReason::PowerOff), Change::None);
+        assert_eq!(life.shut_down(ShutdownReason::Crash), Some(Change::Stop));
+        assert_eq!(life.shut_down(ShutdownReason::PowerOff), None);
         assert_eq!(life.phase(), Phase::ShutDown(ShutdownReason::Crash));
         assert_eq!(life.pause(), Ok(Change::None));
         assert_eq!(life.unpause(), Ok(Change::None));
+        let paused = Life::new();
+        assert_eq!(paused.shut_down(ShutdownReason::Crash), Some(Change::None));
     }
 
     #[test]
     fn a_dying_domain_takes_no_orders() {
         let life = Life::new();
+        assert_eq!(life.unpause(), Ok(Change::Start));
         assert!(!life.is_dying());
         assert_eq!(life.begin_destroy(), Change::Stop);
         assert!(life.is_dying());
         assert_eq!(life.begin_destroy(), Change::None);
         assert_eq!(life.pause(), Err(Errno::ESRCH));
         assert_eq!(life.unpause(), Err(Errno::ESRCH));
-        assert_eq!(life.shut_down(ShutdownReason::Reboot), Change::None);
+        assert_eq!(life.shut_down(ShutdownReason::Reboot), None);
         life.end_destroy();
+        assert_eq!(life.phase(), Phase::Dead);
+        assert_eq!(life.begin_destroy(), Change::None);
         assert_eq!(life.phase(), Phase::Dead);
     }
 }

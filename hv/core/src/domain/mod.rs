@@ -1,27 +1,40 @@
 //! Domains: what one is, its life, its console, and the operations of the control calls.
 
 pub mod console;
+pub mod control;
+mod crash;
+mod destroy;
 mod life;
+mod make;
 mod name;
 mod params;
+mod pins;
 mod table;
 
 pub use console::GuestConsole;
+pub use crash::crash;
+pub use destroy::{Progress, destroy, destroy_unborn};
 pub use life::{Change, Life, Phase, ShutdownReason};
+pub use make::Limits;
 pub use name::DomainName;
 pub use params::HvmParams;
+pub use pins::Pins;
 pub use pv_abi::control::Roles;
 pub use table::{DomainTable, SLOTS};
 
+use crate::boot::Layout;
 use crate::event::EventTable;
 use crate::grant::{GrantTable, Party};
 use crate::hw::{Backend, Platform};
 use crate::mem::{DomainMemory, SharedPage};
 use crate::pci::DomainPci;
+use crate::sched::Group;
+use crate::vcpu::Vcpu;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
-use pv_abi::ids::DomainId;
-use spin::{Mutex, RwLock};
+use pv_abi::ids::{DomainId, VcpuId};
+use spin::{Mutex, Once, RwLock};
 
 /// The format of a platform's nested page tables.
 pub type Format<P> = <<P as Platform>::Backend as Backend>::Format;
@@ -52,16 +65,31 @@ pub struct Domain<P: Platform> {
     pub grants: Arc<GrantTable>,
     /// Its event channels.
     pub events: EventTable,
+    /// Its virtual CPUs, by their numbers.
+    pub vcpus: Vec<Arc<Vcpu<P>>>,
+    /// What its virtual CPUs share of the CPUs.
+    pub group: Arc<Group>,
+    /// Where it has its memory.
+    pub layout: Once<Layout>,
+    /// Its pages that the hypervisor uses until its end.
+    pub pins: Pins,
     /// What it has of PCI.
     pub pci: DomainPci,
     /// What it writes to the machine's console.
     pub console: Mutex<GuestConsole>,
+    destruction: Mutex<destroy::Stage>,
 }
 
 impl<P: Platform> Domain<P> {
     /// Whether the domain may use the control calls.
     pub fn is_control(&self) -> bool {
         self.roles.contains(Roles::CONTROL)
+    }
+
+    /// The virtual CPU with this number.
+    #[inline]
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Arc<Vcpu<P>>> {
+        self.vcpus.get(usize::try_from(id.raw()).ok()?)
     }
 }
 

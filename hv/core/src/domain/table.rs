@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU16, Ordering};
 use pv_abi::ids::DomainId;
-use spin::RwLock;
+use spin::{Mutex, RwLock};
 
 /// How many domains there can be at a time.
 pub const SLOTS: u16 = 256;
@@ -21,11 +21,16 @@ const FIRST_RESERVED: u16 = 0x7ff0;
 pub struct DomainTable<P: Platform> {
     slots: Vec<RwLock<Option<Arc<Domain<P>>>>>,
     next: AtomicU16,
+    buried: Mutex<Vec<Arc<Domain<P>>>>,
 }
 
 impl<P: Platform> Default for DomainTable<P> {
     fn default() -> Self {
-        Self { slots: (0..SLOTS).map(|_| RwLock::new(None)).collect(), next: AtomicU16::new(0) }
+        Self {
+            slots: (0..SLOTS).map(|_| RwLock::new(None)).collect(),
+            next: AtomicU16::new(0),
+            buried: Mutex::default(),
+        }
     }
 }
 
@@ -65,14 +70,29 @@ impl<P: Platform> DomainTable<P> {
         DomainId::new(id.unwrap_or_default())
     }
 
-    /// Takes a dead domain out of the table.
-    pub fn remove(&self, domain: &Domain<P>) {
+    /// Takes a dead domain out of the table; it waits until nobody uses it any more.
+    pub fn bury(&self, domain: &Arc<Domain<P>>) {
         if let Some(slot) = self.slot(domain.id) {
             let mut slot = slot.write();
-            if slot.as_ref().is_some_and(|present| core::ptr::eq(&raw const **present, domain)) {
-                *slot = None;
+            if slot.as_ref().is_some_and(|present| Arc::ptr_eq(present, domain))
+                && let Some(domain) = slot.take()
+            {
+                self.buried.lock().push(domain);
             }
         }
+    }
+
+    /// A buried domain that nobody uses any more.
+    pub fn exhume(&self) -> Option<Domain<P>> {
+        let mut buried = self.buried.lock();
+        for index in 0..buried.len() {
+            let Some(domain) = (index < buried.len()).then(|| buried.swap_remove(index)) else { break };
+            match Arc::try_unwrap(domain) {
+                Ok(domain) => return Some(domain),
+                Err(domain) => buried.push(domain),
+            }
+        }
+        None
     }
 
     /// All domains at one moment per slot, in the order of their numbers.

@@ -125,7 +125,7 @@ impl Function {
     }
 
     /// Ends the ownership.
-    pub(super) fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         self.owner.store(NOBODY, Ordering::Release);
     }
 
