@@ -1,14 +1,17 @@
 //! A virtio block device (Virtual I/O Device 1.2, section 5.2), through the queue and transport of `virtio_drivers`.
 //!
 //! Requests are vectors of pieces of memory, of this domain or mapped from others; the device moves the data itself.
-//! Up to [`DEPTH`] requests are in flight; the device is told of new ones by [`VirtioDisk::kick`], once for a batch.
-//! Invariant: a slot's header, status byte and pieces stay where they are from `submit` until its token came back.
+//! Up to [`DEPTH`] requests are in flight; the device is told of new ones once for a batch.
+//! Invariant: a slot's header, status byte and pieces stay where they are from `enqueue` until its token came back.
 
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use bitflags::bitflags;
+use pv_drivers::blk::{
+    BlockDevice, BlockError, Discard, Geometry, Location, Operation, Request, SECTOR_SIZE, Submitted, Tag,
+};
 use pv_drivers::platform::SharedMemory;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
@@ -19,7 +22,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::dma::{self, KernelHal};
 use super::pci::{BarInfo, ConfigPorts, ConfigurationAccess, Function};
 use crate::mm::paging;
-use crate::sync::IrqMutex;
 use crate::xen::platform::Pages;
 
 /// Requests in flight at most: descriptors of the queue, each request using one with an indirect table behind it.
@@ -46,37 +48,21 @@ bitflags! {
     }
 }
 
-/// What a request does (section 5.2.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// Device to memory.
-    Read,
-    /// Memory to device.
-    Write,
-    /// Makes everything written before durable.
-    Flush,
-    /// The sectors are not needed any more: this many.
-    Discard(u32),
-}
-
-/// A piece of memory of a request.
+/// A piece of memory, as this kernel and as the device see it.
 #[derive(Debug, Clone, Copy)]
-pub struct Piece {
-    /// Where this kernel sees it.
+struct Place {
     start: NonNull<u8>,
-    /// Bytes.
     length: usize,
-    /// Where the device sees it.
     address: u64,
 }
 
-// SAFETY: a piece only names memory; the owner of the request keeps it alive until its completion.
-unsafe impl Send for Piece {}
+// SAFETY: a place only names memory; the owner of the request keeps it alive until its completion.
+unsafe impl Send for Place {}
 
-impl Piece {
+impl Place {
     /// `length` bytes of `memory` from `offset`, within one page; `None` if a device cannot reach it.
-    pub fn new(memory: &Pages, offset: usize, length: usize) -> Option<Self> {
-        if offset.checked_add(length)? > memory.pages() * 4096 {
+    fn new(memory: &Pages, offset: usize, length: usize) -> Option<Self> {
+        if offset.checked_add(length)? > memory.len() {
             return None;
         }
         // SAFETY: the range was just checked to lie inside the run.
@@ -84,8 +70,8 @@ impl Piece {
         Some(Self { start, length, address: dma::device_address(memory, offset)? })
     }
 
-    /// Appends `next` if the device sees it right behind this piece and the kernel does too.
-    pub fn join(&mut self, next: &Piece) -> bool {
+    /// Appends `next` if both see it right behind this one.
+    fn join(&mut self, next: &Place) -> bool {
         let adjacent = self.address + self.length as u64 == next.address
             && self.start.as_ptr().addr() + self.length == next.start.as_ptr().addr();
         if adjacent {
@@ -94,19 +80,6 @@ impl Piece {
         adjacent
     }
 }
-
-/// Why a request failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// The device failed.
-    Io,
-    /// The device does not do this.
-    Unsupported,
-}
-
-/// The queue has no room: try again after a completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
 
 #[derive(Clone, Copy, IntoBytes, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -128,12 +101,13 @@ const DISCARD_BYTES: usize = 16;
 const STATUS_PENDING: u8 = 0xff;
 
 struct Slot {
-    cookie: u64,
+    tag: Tag,
     operation: Operation,
-    pieces: Vec<Piece>,
+    places: Vec<Place>,
 }
 
-struct Inner {
+/// A virtio disk.
+pub struct VirtioDisk {
     transport: PciTransport,
     queue: VirtQueue<KernelHal, DEPTH>,
     /// One [`Header`] for each slot.
@@ -143,11 +117,6 @@ struct Inner {
     /// The slot of each token.
     tokens: [u16; DEPTH],
     unannounced: bool,
-}
-
-/// A virtio disk.
-pub struct VirtioDisk {
-    inner: IrqMutex<Inner>,
     sectors: u64,
     pieces: usize,
     features: Features,
@@ -191,7 +160,7 @@ impl VirtioDisk {
         transport.finish_init();
         let headers =
             Pages::new((DEPTH * size_of::<Header>()).div_ceil(4096)).map_err(|_| "out of memory")?;
-        let inner = Inner {
+        Ok(Self {
             transport,
             queue,
             headers,
@@ -199,103 +168,20 @@ impl VirtioDisk {
             free: (0..DEPTH as u16).rev().collect(),
             tokens: [0; DEPTH],
             unannounced: false,
-        };
-        Ok(Self { inner: IrqMutex::new(inner), sectors, pieces: pieces.clamp(1, PIECES), features })
+            sectors,
+            pieces: pieces.clamp(1, PIECES),
+            features,
+        })
     }
 
-    /// Sectors of 512 bytes.
-    pub fn sectors(&self) -> u64 {
-        self.sectors
-    }
-
-    /// Pieces of one request at most.
-    pub fn max_pieces(&self) -> usize {
-        self.pieces
-    }
-
-    /// Whether it refuses writes.
-    pub fn read_only(&self) -> bool {
-        self.features.contains(Features::RO)
-    }
-
-    /// Whether it has a cache to flush.
-    pub fn can_flush(&self) -> bool {
-        self.features.contains(Features::FLUSH)
-    }
-
-    /// Whether it can discard.
-    pub fn can_discard(&self) -> bool {
-        self.features.contains(Features::DISCARD)
-    }
-
-    /// Queues a request; [`kick`](Self::kick) tells the device.
-    ///
-    /// # Errors
-    /// [`Full`]: nothing was queued.
-    pub fn submit(
-        &self,
-        operation: Operation,
-        sector: u64,
-        pieces: &[Piece],
-        cookie: u64,
-    ) -> Result<(), Full> {
-        let mut inner = self.inner.lock();
-        inner.submit(operation, sector, pieces, cookie)
-    }
-
-    /// Tells the device of what was queued since the last time.
-    pub fn kick(&self) {
-        let mut inner = self.inner.lock();
-        if core::mem::take(&mut inner.unannounced) && inner.queue.should_notify() {
-            inner.transport.notify(QUEUE);
-        }
-    }
-
-    /// Takes one completed request: its cookie, and what became of it.
-    pub fn completed(&self) -> Option<(u64, Result<(), Failure>)> {
-        self.inner.lock().completed()
-    }
-
-    /// Whether the device shall interrupt when it completes requests. Look once more for completions after switching on.
-    pub fn set_interrupts(&self, on: bool) {
-        self.inner.lock().queue.set_dev_notify(on);
-    }
-}
-
-impl Inner {
     fn header(&self, slot: u16) -> usize {
         usize::from(slot) * size_of::<Header>()
     }
 
-    fn submit(
-        &mut self,
-        operation: Operation,
-        sector: u64,
-        pieces: &[Piece],
-        cookie: u64,
-    ) -> Result<(), Full> {
-        if self.queue.available_desc() < pieces.len() + 3 {
-            return Err(Full);
-        }
-        let slot = self.free.pop().ok_or(Full)?;
-        let (kind, discard_count) = match operation {
-            Operation::Read => (0, 0),
-            Operation::Write => (1, 0),
-            Operation::Flush => (4, 0),
-            Operation::Discard(count) => (11, count),
-        };
-        let header = Header {
-            kind,
-            reserved: 0,
-            sector: if matches!(operation, Operation::Read | Operation::Write) { sector } else { 0 },
-            discard_sector: sector,
-            discard_count,
-            discard_flags: 0,
-            status: STATUS_PENDING,
-            pad: [0; 31],
-        };
+    /// Queues a request; `start` tells the device.
+    fn enqueue(&mut self, header: Header, held: Slot) -> Result<(), BlockError> {
+        let slot = self.free.pop().ok_or(BlockError::Io)?;
         self.headers.copy_in(self.header(slot), header.as_bytes());
-        let held = Slot { cookie, operation, pieces: pieces.to_vec() };
         let added = self.with_buffers(slot, &held, |queue, inputs, outputs| {
             // SAFETY: the buffers stay in place until the token comes back: the slot and its header do, and the pieces
             // by the promise of whoever made the request.
@@ -303,7 +189,7 @@ impl Inner {
         });
         let Ok(token) = added else {
             self.free.push(slot);
-            return Err(Full);
+            return Err(BlockError::Io);
         };
         if let Some(entry) = self.tokens.get_mut(usize::from(token)) {
             *entry = slot;
@@ -321,19 +207,19 @@ impl Inner {
         f: impl for<'a> FnOnce(&mut VirtQueue<KernelHal, DEPTH>, &'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,
     ) -> R {
         let at = self.header(slot);
-        let own = |offset: usize, length: usize| Piece::new(&self.headers, at + offset, length);
-        let mut read: Vec<Piece> = own(0, HEADER_BYTES).into_iter().collect();
-        let mut written: Vec<Piece> = Vec::new();
+        let own = |offset: usize, length: usize| Place::new(&self.headers, at + offset, length);
+        let mut read: Vec<Place> = own(0, HEADER_BYTES).into_iter().collect();
+        let mut written: Vec<Place> = Vec::new();
         match held.operation {
-            Operation::Read => written.extend_from_slice(&held.pieces),
-            Operation::Write => read.extend_from_slice(&held.pieces),
-            Operation::Discard(_) => read.extend(own(offset_of!(Header, discard_sector), DISCARD_BYTES)),
+            Operation::Read => written.extend_from_slice(&held.places),
+            Operation::Write => read.extend_from_slice(&held.places),
+            Operation::Discard { .. } => read.extend(own(offset_of!(Header, discard_sector), DISCARD_BYTES)),
             Operation::Flush => {}
         }
         written.extend(own(offset_of!(Header, status), 1));
         let inputs: Vec<&[u8]> = read
             .iter()
-            // SAFETY: a piece names mapped memory that stays mapped while the request is in flight; nothing reads it
+            // SAFETY: a place names mapped memory that stays mapped while the request is in flight; nothing reads it
             // through this slice, whose address alone is used.
             .map(|p| unsafe { core::slice::from_raw_parts(p.start.as_ptr(), p.length) })
             .collect();
@@ -347,22 +233,94 @@ impl Inner {
         dma::with_addresses(addresses.into_iter(), || f(queue, &inputs, &mut outputs))
     }
 
-    fn completed(&mut self) -> Option<(u64, Result<(), Failure>)> {
+    /// Takes one completed request.
+    fn completed(&mut self) -> Option<(Tag, Result<(), BlockError>)> {
         let token = self.queue.peek_used()?;
         let slot = *self.tokens.get(usize::from(token))?;
         let held = self.slots.get_mut(usize::from(slot))?.take()?;
         let popped = self.with_buffers(slot, &held, |queue, inputs, outputs| {
-            // SAFETY: these are the buffers that `submit` added under this token.
+            // SAFETY: these are the buffers that `enqueue` added under this token.
             unsafe { queue.pop_used(token, inputs, outputs) }
         });
         let status = self.headers.read_u8(self.header(slot) + offset_of!(Header, status));
         self.free.push(slot);
         let result = match (popped, status) {
             (Ok(_), 0) => Ok(()),
-            (Ok(_), 2) => Err(Failure::Unsupported),
-            _ => Err(Failure::Io),
+            (Ok(_), 2) => Err(BlockError::NotSupported),
+            _ => Err(BlockError::Io),
         };
-        Some((held.cookie, result))
+        Some((held.tag, result))
+    }
+}
+
+impl BlockDevice<Pages> for VirtioDisk {
+    fn geometry(&self) -> Geometry {
+        let discard = self.features.contains(Features::DISCARD);
+        Geometry {
+            sectors: self.sectors,
+            block_size: SECTOR_SIZE as u32,
+            is_read_only: self.features.contains(Features::RO),
+            can_flush: self.features.contains(Features::FLUSH),
+            discard: discard.then_some(Discard { granularity: 4096, alignment: 0, is_secure: false }),
+            max_pieces: self.pieces,
+            max_sectors: (self.pieces * 4096 / SECTOR_SIZE) as u32,
+        }
+    }
+
+    fn room(&self) -> usize {
+        // With indirect tables a request takes one descriptor, else one for each piece.
+        self.free
+            .len()
+            .min(self.queue.available_desc() / (self.pieces + 3))
+            .max(if self.features.contains(Features::INDIRECT) { self.free.len() } else { 0 })
+    }
+
+    fn submit(&mut self, tag: Tag, request: &Request<'_, Pages>) -> Result<Submitted, BlockError> {
+        let mut places: Vec<Place> = Vec::with_capacity(request.pieces.len());
+        for piece in request.pieces {
+            let place = Place::new(piece.memory, piece.offset, piece.len).ok_or(BlockError::Io)?;
+            if !places.last_mut().is_some_and(|last| last.join(&place)) {
+                places.push(place);
+            }
+        }
+        let (kind, sector, discard_count) = match request.operation {
+            Operation::Read => (0, request.sector, 0),
+            Operation::Write => (1, request.sector, 0),
+            Operation::Flush if !self.features.contains(Features::FLUSH) => return Ok(Submitted::Done),
+            Operation::Flush => (4, 0, 0),
+            Operation::Discard { is_secure: true } => return Err(BlockError::NotSupported),
+            Operation::Discard { .. } => {
+                (11, 0, u32::try_from(request.count).map_err(|_| BlockError::OutOfRange)?)
+            }
+        };
+        let header = Header {
+            kind,
+            reserved: 0,
+            sector,
+            discard_sector: request.sector,
+            discard_count,
+            discard_flags: 0,
+            status: STATUS_PENDING,
+            pad: [0; 31],
+        };
+        self.enqueue(header, Slot { tag, operation: request.operation, places })?;
+        Ok(Submitted::Running)
+    }
+
+    fn start(&mut self) {
+        if core::mem::take(&mut self.unannounced) && self.queue.should_notify() {
+            self.transport.notify(QUEUE);
+        }
+    }
+
+    fn poll(&mut self, done: &mut dyn FnMut(Tag, Result<(), BlockError>)) {
+        while let Some((tag, result)) = self.completed() {
+            done(tag, result);
+        }
+    }
+
+    fn location(&self, _sector: u64, _count: u64) -> Option<Location> {
+        None
     }
 }
 

@@ -7,7 +7,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use pv_abi::call::ROWS;
-use pv_abi::control::{DomainInfo, ExitCause, POWER_OFF, POWER_REBOOT, Roles, Schedule, Statistics, TraceRecord, VcpuState, state, trace};
+use pv_abi::control::{
+    DomainInfo, ExitCause, POWER_OFF, POWER_REBOOT, Roles, Schedule, Statistics, TraceRecord, VcpuState,
+    state, trace,
+};
 use pv_abi::vcpu::runstate;
 use pv_abi::{Errno, VcpuId};
 
@@ -34,10 +37,18 @@ static COMMANDS: &[Command] = &[
     command!(unpause, "unpause DOMAIN", "lets them run again"),
     command!(destroy, "destroy DOMAIN", "ends a domain at once"),
     command!(ask, "ask DOMAIN poweroff|reboot", "asks a guest to end itself"),
-    command!(schedule, "schedule DOMAIN [weight=N] [cap=PERCENT] [cpus=MASK]", "sets a domain's share of the CPUs"),
+    command!(
+        schedule,
+        "schedule DOMAIN [weight=N] [cap=PERCENT] [cpus=MASK]",
+        "sets a domain's share of the CPUs"
+    ),
     command!(console, "console [DOMAIN]", "brings a console to the foreground (also Ctrl-a and a digit)"),
     command!(backends, "backends", "lists the devices that are served to guests"),
-    command!(trace_dump, "trace [CPU]", "shows the hypervisor's last records of a CPU (boot it with `trace`)"),
+    command!(
+        trace_dump,
+        "trace [CPU]",
+        "shows the hypervisor's last records of a CPU (boot it with `trace`)"
+    ),
     command!(power, "power off|reset [STATUS]", "ends the machine"),
 ];
 
@@ -47,7 +58,9 @@ fn toolstack() -> Result<&'static Arc<Toolstack>, Failure> {
 
 fn domain(args: &Args) -> Result<DomainInfo, Failure> {
     let text = args.need(0, "DOMAIN")?;
-    toolstack()?.find(text).ok_or_else(|| Failure::because(format!("there is no domain \"{text}\"; try `list`")))
+    toolstack()?
+        .find(text)
+        .ok_or_else(|| Failure::because(format!("there is no domain \"{text}\"; try `list`")))
 }
 
 fn state_text(info: &DomainInfo) -> &'static str {
@@ -65,7 +78,8 @@ async fn list(args: Args) -> Outcome {
     args.at_most(0)?;
     println!("{:<5} {:<16} {:<10} {:>8} {:>6} {:>12}  roles", "id", "name", "state", "MiB", "vcpus", "time");
     for info in domains() {
-        let roles: Vec<_> = Roles::from_bits_retain(info.roles).iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        let roles: Vec<_> =
+            Roles::from_bits_retain(info.roles).iter_names().map(|(name, _)| name.to_lowercase()).collect();
         let millis = info.cpu_ns / 1_000_000;
         println!(
             "{:<5} {:<16} {:<10} {:>8} {:>6} {:>8}.{:03}  {}",
@@ -91,7 +105,13 @@ async fn stats(args: Args) -> Outcome {
     let info = domain(&args)?;
     let mut statistics = Statistics::default();
     stub::control_statistics(hv(), info.domid, &mut statistics)?;
-    println!("{} ({}): {}, {} ms on CPUs", info.domid, info.name(), state_text(&info), info.cpu_ns / 1_000_000);
+    println!(
+        "{} ({}): {}, {} ms on CPUs",
+        info.domid,
+        info.name(),
+        state_text(&info),
+        info.cpu_ns / 1_000_000
+    );
     println!("exits:");
     for (cause, count) in ExitCause::ALL.iter().zip(statistics.exits).filter(|(_, count)| *count > 0) {
         println!("  {:<28} {count:>12}", cause.name());
@@ -122,7 +142,10 @@ async fn stats(args: Args) -> Outcome {
 async fn vcpus(args: Args) -> Outcome {
     args.at_most(1)?;
     let wanted = if args.get(0).is_some() { vec![domain(&args)?] } else { domains() };
-    println!("{:<8} {:<10} {:>4} {:>12} {:>12} {:>12}", "vcpu", "state", "cpu", "running ms", "waiting ms", "exits");
+    println!(
+        "{:<8} {:<10} {:>4} {:>12} {:>12} {:>12}",
+        "vcpu", "state", "cpu", "running ms", "waiting ms", "exits"
+    );
     for info in wanted {
         for number in 0..info.vcpus {
             let mut vcpu = VcpuState::default();
@@ -235,7 +258,9 @@ async fn backends(args: Args) -> Outcome {
 fn trace_text(record: &TraceRecord) -> String {
     let (a, b) = (record.a, record.b);
     let call = |index: u64| usize::try_from(index).ok().and_then(|i| ROWS.get(i)).map_or("?", |row| row.name);
-    let cause = |index: u64| usize::try_from(index).ok().and_then(|i| ExitCause::ALL.get(i)).map_or("?", |c| c.name());
+    let cause = |index: u64| {
+        usize::try_from(index).ok().and_then(|i| ExitCause::ALL.get(i)).map_or("?", |c| c.name())
+    };
     match record.kind {
         trace::EXIT => format!("exit    {} at {b:#x}", cause(a)),
         trace::CALL => format!("call    {} = {}", call(a), b.cast_signed()),
@@ -256,13 +281,21 @@ async fn trace_dump(args: Args) -> Outcome {
     let mut before = None;
     loop {
         let count = stub::control_trace(hv(), cpu, &mut records).map_err(|error| match error {
-            Errno::ENOENT => Failure::because("there is no such CPU, or the hypervisor was started without `trace`"),
+            Errno::ENOENT => {
+                Failure::because("there is no such CPU, or the hypervisor was started without `trace`")
+            }
             error => Failure::because(error),
         })?;
         let count = usize::try_from(count).unwrap_or(0).min(records.len());
         for record in &records[..count] {
             let since = record.tsc.wrapping_sub(before.unwrap_or(record.tsc));
-            println!("{:>16} +{since:<10} {}v{}  {}", record.tsc, record.domid, record.vcpu, trace_text(record));
+            println!(
+                "{:>16} +{since:<10} {}v{}  {}",
+                record.tsc,
+                record.domid,
+                record.vcpu,
+                trace_text(record)
+            );
             before = Some(record.tsc);
         }
         if count < records.len() {

@@ -10,7 +10,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 
 use pv_abi::{DomainId, Errno, GrantRef, Port};
-use pv_drivers::console::back::{ConsoleBack, Limit, Progress};
+use pv_drivers::console::{ConsoleBack, Limit, Progress};
 use pv_drivers::platform::{Access, Platform};
 use spin::Mutex;
 
@@ -141,8 +141,11 @@ impl Consoles {
             let typed: Vec<_> = TYPED.lock().drain(..).collect();
             let mut later = None;
             for back in self.backs.lock().iter_mut() {
-                let bytes: Vec<u8> =
-                    typed.iter().filter(|(domain, _)| *domain == back.domain()).map(|(_, byte)| *byte).collect();
+                let bytes: Vec<u8> = typed
+                    .iter()
+                    .filter(|(domain, _)| *domain == back.domain())
+                    .map(|(_, byte)| *byte)
+                    .collect();
                 back.send(&bytes);
                 if let Progress::Throttled(at) = Self::pump(back) {
                     later = Some(later.map_or(at.raw(), |soonest: u64| soonest.min(at.raw())));

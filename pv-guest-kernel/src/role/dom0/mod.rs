@@ -6,6 +6,7 @@
 mod commands;
 mod consoles;
 mod devices;
+mod local_disk;
 mod signal;
 mod store;
 mod switch;
@@ -43,8 +44,7 @@ pub async fn run() -> i32 {
         Some("guests") => Until::Guests,
         _ => Until::Ever,
     };
-    let toolstack =
-        Toolstack::new(manifest, store.clone(), consoles.clone(), devices.clone(), until);
+    let toolstack = Toolstack::new(manifest, store.clone(), consoles.clone(), devices.clone(), until);
     commands::init(toolstack.clone());
     task::spawn(store.serve());
     task::spawn(consoles.clone().serve());

@@ -1,7 +1,6 @@
 //! Something changed: a signal for any number of waiting tasks.
 
 use alloc::vec::Vec;
-use core::future::poll_fn;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 
@@ -42,10 +41,5 @@ impl Signal {
         }
         *seen = now;
         Poll::Ready(())
-    }
-
-    /// Waits until something changed since `seen`.
-    pub async fn changed(&self, seen: &mut u64) {
-        poll_fn(|cx| self.poll_changed(seen, cx)).await;
     }
 }

@@ -11,9 +11,7 @@ use core::task::Poll;
 
 use pv_abi::{DomainId, Errno, GrantRef, Port};
 use pv_drivers::platform::{Access, Platform};
-use pv_drivers::xs::LocalStore;
-use pv_drivers::xs::connection::{Progress, RingConnection};
-use pv_drivers::xs::server::{Quota, Server};
+use pv_drivers::xs::{LocalStore, Progress, Quota, RingConnection, Server};
 use spin::Mutex;
 
 use super::signal::Signal;

@@ -65,11 +65,6 @@ impl Switch {
         }
     }
 
-    /// The domain whose console is in the foreground.
-    pub fn foreground(&self) -> DomainId {
-        self.foreground
-    }
-
     /// Brings a console to the foreground, if there is such a one.
     pub fn bring(&mut self, domain: DomainId, show: &mut dyn FnMut(&[u8])) {
         if domain == self.foreground || !self.consoles.contains_key(&domain.raw()) {

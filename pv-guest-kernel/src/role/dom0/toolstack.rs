@@ -117,8 +117,7 @@ impl Toolstack {
     /// Makes and starts every guest that the manifest starts by itself; returns how many.
     pub fn start_all(&self) -> usize {
         let Some(manifest) = &self.manifest else { return 0 };
-        let wanted: Vec<_> =
-            manifest.domains().filter(|c| c.start == Start::Auto).map(|c| c.name).collect();
+        let wanted: Vec<_> = manifest.domains().filter(|c| c.start == Start::Auto).map(|c| c.name).collect();
         let mut failed = 0;
         for name in &wanted {
             if let Err(why) = self.create(name) {
@@ -150,7 +149,9 @@ impl Toolstack {
         let mut created = Created::default();
         stub::control_create(hv(), name.as_bytes(), &mut created).map_err(|error| match error {
             Errno::ENOMEM => format!("there is too little memory for its {} MiB", config.memory >> 20),
-            Errno::ENOEXEC => "its kernel is not one that starts by the PVH entry (see the hypervisor's log)".to_string(),
+            Errno::ENOEXEC => {
+                "its kernel is not one that starts by the PVH entry (see the hypervisor's log)".to_string()
+            }
             Errno::EEXIST => "it runs already".to_string(),
             error => error.to_string(),
         })?;
@@ -174,11 +175,12 @@ impl Toolstack {
     fn prepare(&self, domain: DomainId, name: &str, created: &Created) -> Result<(), String> {
         let info = info(domain.raw()).ok_or("it is gone again")?;
         let mut client = self.store.client();
-        let spec =
-            DomainSpec { domain, name, memory_kib: info.max_pages * 4, vcpus: info.vcpus };
+        let spec = DomainSpec { domain, name, memory_kib: info.max_pages * 4, vcpus: info.vcpus };
         xenbus::create_domain(&mut client, &spec).map_err(|e| format!("its directory in the store: {e}"))?;
         self.store.introduce(domain, created.store_port).map_err(|e| format!("its store ring: {e}"))?;
-        self.consoles.attach(domain, name, created.console_port).map_err(|e| format!("its console ring: {e}"))?;
+        self.consoles
+            .attach(domain, name, created.console_port)
+            .map_err(|e| format!("its console ring: {e}"))?;
         self.store.touched();
         Ok(())
     }
@@ -248,7 +250,9 @@ impl Toolstack {
             let info = info(number).filter(|info| info.domid.raw() == number);
             let over = match &info {
                 None => Some(reason::CRASH),
-                Some(info) => (info.state != state::CREATED && info.state != state::ALIVE).then_some(info.reason),
+                Some(info) => {
+                    (info.state != state::CREATED && info.state != state::ALIVE).then_some(info.reason)
+                }
             };
             if let Some(why) = over {
                 self.ended(DomainId::new(number), why);
@@ -263,7 +267,9 @@ impl Toolstack {
         match why {
             reason::POWEROFF => log::info!("{domain} ({name}) is off, status {status}"),
             reason::REBOOT => log::info!("{domain} ({name}) reboots"),
-            reason::SUSPEND => log::info!("{domain} ({name}) asked to be suspended, which is not supported: it is off"),
+            reason::SUSPEND => {
+                log::info!("{domain} ({name}) asked to be suspended, which is not supported: it is off")
+            }
             reason::WATCHDOG => log::error!("{domain} ({name}) was ended by its watchdog, status {status}"),
             _ => log::error!("{domain} ({name}) crashed, status {status}"),
         }
