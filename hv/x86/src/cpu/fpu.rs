@@ -52,6 +52,22 @@ pub fn set_up() {
     }
 }
 
+/// The components of `wanted` that the CPU accepts together: x87 always, AVX with SSE, AVX-512 whole and with AVX (AMD64
+/// manual volume 2, section 11.5.2). Policy checks what a guest asks for; a mistake there must not be a fault here.
+const fn sound(wanted: u64) -> u64 {
+    const SSE: u64 = 1 << 1;
+    const AVX: u64 = 1 << 2;
+    const AVX512: u64 = 7 << 5;
+    let mut value = wanted | 1;
+    if value & SSE == 0 {
+        value &= !AVX;
+    }
+    if value & AVX == 0 || value & AVX512 != AVX512 {
+        value &= !AVX512;
+    }
+    value
+}
+
 /// # Safety
 ///
 /// CR4.OSXSAVE must be set and the components be supported.
@@ -108,7 +124,7 @@ impl VectorState {
     /// CPU runs the guest now.
     pub fn set_xcr0(&mut self, value: u64, loaded: bool) {
         let mask = MASK.load(Ordering::Relaxed);
-        let value = value & mask | 1;
+        let value = sound(value & mask);
         self.xcr0 = value;
         if loaded && mask != 0 {
             // SAFETY: `set_up` set CR4.OSXSAVE; the value holds supported components only.

@@ -26,6 +26,8 @@ const RFLAGS_IF: u64 = 1 << 9;
 const TSC_AUX: u32 = 0xc000_0103;
 /// #DB and #AC exit because a guest could make the CPU deliver them for ever; #MC is the host's.
 const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
+/// What a hypercall from user mode returns: -EPERM.
+const NOT_PERMITTED: u64 = -1i64 as u64;
 /// PAUSEs between exits, where the CPU counts them, and the ticks after which it counts anew.
 const PAUSE_COUNT: u16 = 4000;
 const PAUSE_THRESHOLD: u16 = 128;
@@ -118,7 +120,6 @@ impl SvmVcpu {
             | intercept2::STGI
             | intercept2::CLGI
             | intercept2::SKINIT
-            | intercept2::ICEBP
             | intercept2::WBINVD
             | intercept2::MONITOR
             | intercept2::MWAIT
@@ -170,6 +171,12 @@ impl SvmVcpu {
                 self.vmcb.control.shadow |= 1;
                 self.touch(clean::INTERCEPTS);
                 Some(Exit::WindowOpen)
+            }
+            code::VMMCALL => {
+                // From the guest's user mode: the guest's kernel makes hypercalls, nobody else.
+                self.gprs.rax = NOT_PERMITTED;
+                self.skip();
+                None
             }
             0x41 | 0x51 => {
                 // #DB and #AC are the guest's own affair; the way through here makes sure that interrupts are
@@ -297,7 +304,7 @@ impl VcpuHw for SvmVcpu {
                 self.put_back();
             }
             match raw.code {
-                code::VMMCALL => return Exit::Hypercall,
+                code::VMMCALL if self.vmcb.save.cpl == 0 => return Exit::Hypercall,
                 code::CPUID => return Exit::Cpuid,
                 _ => {
                     if let Some(exit) = self.finish(raw) {
