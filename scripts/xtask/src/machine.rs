@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 /// How the hypervisor's last line begins; the machine's status follows.
 const POWER_OFF: &str = "(hv) power off, status ";
 /// How the hypervisor says that it cannot start.
-const REFUSED: &str = "(hv) cannot boot: ";
+const REFUSED: &str = "(hv) cannot start: ";
+/// What the hypervisor says before it resets the machine.
+const RESET: &str = "(hv) reset";
 /// How the hypervisor begins its epitaph.
 const PANIC: &str = "(hv) panic";
 /// How long an emulator may take to end after the last line, and a broken hypervisor to finish its epitaph.
@@ -33,6 +35,8 @@ pub enum Console {
 pub enum End {
     /// The hypervisor switched it off with this status.
     PowerOff(u32),
+    /// A domain that may do so asked for a reset.
+    Reset,
     /// The hypervisor could not start and said why.
     Refused(String),
     /// The hypervisor found itself broken.
@@ -49,6 +53,7 @@ impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             End::PowerOff(status) => write!(f, "power off, status {status}"),
+            End::Reset => f.write_str("reset"),
             End::Refused(line) => write!(f, "the hypervisor could not start: {line}"),
             End::Panic(line) => write!(f, "the hypervisor stopped: {line}"),
             End::Gone(status) => write!(f, "the emulator ended without a power-off ({status})"),
@@ -184,6 +189,9 @@ fn judge(line: &str) -> Option<End> {
     if let Some(why) = line.strip_prefix(REFUSED) {
         return Some(End::Refused(why.to_owned()));
     }
+    if line == RESET {
+        return Some(End::Reset);
+    }
     line.starts_with(PANIC).then(|| End::Panic(line.to_owned()))
 }
 
@@ -209,7 +217,7 @@ mod tests {
     #[test]
     fn the_cause_counts_and_not_its_consequence() {
         let mut watch = Watch::new(false);
-        watch.take(b"(hv) cannot boot: no bundle\r\n(hv) power off, status 2\r\n");
+        watch.take(b"(hv) cannot start: no bundle\r\n(hv) power off, status 2\r\n");
         assert_eq!(watch.end, Some(End::Refused("no bundle".into())));
     }
 }

@@ -40,7 +40,7 @@ pub fn verb(options: &cli::Run) -> Result<u8> {
     say::step(format!("{} (after {:.1} s)", report.end, report.took.as_secs_f64()));
     Ok(match report.end {
         End::PowerOff(status) => u8::try_from(status).unwrap_or(u8::MAX),
-        End::Quit => 0,
+        End::Quit | End::Reset => 0,
         _ => crate::FAILED,
     })
 }

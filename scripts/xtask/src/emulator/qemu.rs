@@ -5,6 +5,7 @@ use crate::setup::{Need, need};
 use crate::{process, say};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -26,11 +27,22 @@ pub fn start(config: &Config, verbose: bool) -> Result<Started> {
     if verbose {
         say::step(process::line(&command));
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = process::start(&mut command)?;
     let output = process.child().stdout.take().context("QEMU has no output")?;
     let input = process.child().stdin.take().context("QEMU has no input")?;
+    let complaints = process.child().stderr.take().context("QEMU has no error output")?;
+    std::thread::spawn(move || pass_complaints(complaints));
     Ok(Started { process, output: Box::new(output), input: Box::new(input), litter: Vec::new() })
+}
+
+/// Shows what QEMU complains of, but for the one warning that is expected.
+fn pass_complaints(from: impl Read) {
+    for line in BufReader::new(from).lines().map_while(std::result::Result::ok) {
+        if !line.contains("CPUID.80000007H:EDX.invtsc") {
+            say::step(line);
+        }
+    }
 }
 
 /// Writes QEMU's command line.

@@ -141,7 +141,7 @@ fn direct(context: &Context, name: &str) -> Result<Config> {
 
 fn no_svm(context: &Context) -> Result<Verdict> {
     let config = Config { without_virtualization: true, ..direct(context, "no-svm")? };
-    Ok(refused(&Machine::new(context, "boot/no-svm", SVM).run(&config, None)?, "virtualization"))
+    Ok(refused(&Machine::new(context, "boot/no-svm", SVM).run(&config, None)?, "AMD-V"))
 }
 
 fn no_vmx(context: &Context) -> Result<Verdict> {
