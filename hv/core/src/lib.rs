@@ -17,6 +17,7 @@ pub mod boot;
 pub mod build;
 pub mod domain;
 pub mod event;
+pub mod exit;
 pub mod grant;
 pub mod hw;
 pub mod mem;

@@ -1,0 +1,116 @@
+//! What is put into a guest before it is entered: non-maskable interrupts, upcalls, interrupts of its local APIC.
+
+use super::{Around, Resume, moment};
+use crate::hw::{Event, Platform, Reg, VcpuHw, Window};
+use crate::vcpu::{Context, Hw, Reason, Vcpu};
+
+const RFLAGS_IF: u64 = 1 << 9;
+
+/// Puts into the guest what is due, or asks to be told when it can take it. Called before entry when the attention
+/// word has one of [`Reason::DELIVER`], which this takes.
+///
+/// Without a vector of its own, a virtual CPU gets the domain's call-back vector directly, whatever its local APIC
+/// says; with one, the upcall is an interrupt of the APIC like others (`HVMOP_set_evtchn_upcall_vector`).
+pub fn deliver<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
+    let vcpu = around.vcpu();
+    let reasons = vcpu.attention.take(Reason::DELIVER);
+    if reasons.contains(Reason::NMI) {
+        context.nmi_due = true;
+        context.hw.request_window(Some(Window::Nmi));
+    }
+    if reasons.contains(Reason::UPCALL) && vcpu.info.has_upcall(around.platform().memory()) {
+        match vcpu.upcall_vector() {
+            Some(vector) => context.apic.request(vector),
+            None => context.upcall_due = true,
+        }
+    }
+    if reasons.contains(Reason::APIC) {
+        context.apic.collect(&vcpu.posted);
+        if vcpu.posted.take_timer()
+            && let Some(next) = context.apic.timer_fired(moment(around))
+        {
+            around.set_apic_timer(Some(next));
+        }
+    }
+    inject(context, around);
+}
+
+fn inject<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
+    let vcpu = around.vcpu();
+    let [cr8, ..] = context.hw.get(Reg::Cr8).to_le_bytes();
+    context.apic.set_cr8(cr8);
+    // The guest may have dealt with its events, or have taken the call-back away, in the meantime.
+    if context.upcall_due && !vcpu.info.has_upcall(around.platform().memory()) {
+        context.upcall_due = false;
+    }
+    let upcall = around.callback_vector().filter(|_| context.upcall_due);
+    let Some(vector) = upcall.or_else(|| context.apic.pending()) else {
+        if context.apic.is_holding() {
+            // It waits for a lower task priority, which the guest sets without telling: look at each exit.
+            vcpu.attention.raise(Reason::APIC);
+        }
+        return;
+    };
+    if !context.hw.can_take_interrupt() {
+        if !context.nmi_due {
+            context.hw.request_window(Some(Window::Interrupt));
+        }
+        return;
+    }
+    if context.hw.inject(Event::interrupt(vector)).is_err() {
+        context.hw.request_window(Some(Window::Interrupt));
+        return;
+    }
+    vcpu.stats.injections.add(1);
+    if upcall.is_some() {
+        context.upcall_due = false;
+    } else {
+        context.apic.accept(vector);
+    }
+    if context.apic.pending().is_some() && !context.nmi_due {
+        context.hw.request_window(Some(Window::Interrupt));
+    }
+}
+
+/// The guest can take what was asked for: it is put in before the next entry.
+pub fn on_window<P: Platform>(context: &mut Context<Hw<P>>, vcpu: &Vcpu<P>) -> Resume {
+    context.hw.request_window(None);
+    if context.nmi_due {
+        if context.hw.inject(Event::NMI).is_ok() {
+            context.nmi_due = false;
+            vcpu.stats.injections.add(1);
+        } else {
+            context.hw.request_window(Some(Window::Nmi));
+        }
+    }
+    // The rest is looked at by `deliver`.
+    vcpu.attention.raise(Reason::APIC);
+    Resume::Continue
+}
+
+/// Whether something waits to be put into the guest: it then does not sleep.
+pub fn is_deliverable<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) -> bool {
+    let vcpu = around.vcpu();
+    if vcpu.attention.peek().intersects(Reason::WAKING) || context.nmi_due {
+        return true;
+    }
+    let [cr8, ..] = context.hw.get(Reg::Cr8).to_le_bytes();
+    context.apic.set_cr8(cr8);
+    let upcall = context.upcall_due && around.callback_vector().is_some();
+    upcall && vcpu.info.has_upcall(around.platform().memory()) || context.apic.pending().is_some()
+}
+
+/// Executes HLT. With interrupts off nothing but a non-maskable interrupt or INIT ends it: the virtual CPU stops, as
+/// guests that take a CPU away rely on.
+pub fn on_halt<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) -> Resume {
+    context.hw.skip();
+    let masked = context.hw.get(Reg::Rflags) & RFLAGS_IF == 0;
+    if masked && !context.nmi_due && !around.vcpu().attention.peek().intersects(Reason::NMI | Reason::INIT) {
+        return Resume::Down;
+    }
+    if is_deliverable(context, around) {
+        around.vcpu().attention.raise(Reason::APIC);
+        return Resume::Continue;
+    }
+    Resume::Block
+}

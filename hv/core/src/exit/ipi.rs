@@ -1,0 +1,54 @@
+//! Messages between the local APICs of a domain.
+
+use crate::apic::{Address, Ipi, IpiKind};
+use crate::hw::Platform;
+use crate::sched::Scheduler;
+use crate::vcpu::{Reason, StartState, Vcpu, kick, notify};
+use alloc::sync::Arc;
+
+/// Sends a message from the local APIC of `sender` to those of `vcpus` that it addresses. `signature` is what CPUID
+/// says of the CPU: who starts finds it in RDX.
+///
+/// INIT to the sender itself does nothing: the message is only defined between CPUs. Start-up messages to one that is
+/// up are ignored, as hardware does.
+pub fn send_ipi<P: Platform>(
+    platform: &P,
+    scheduler: &Scheduler<Arc<Vcpu<P>>>,
+    vcpus: &[Arc<Vcpu<P>>],
+    sender: &Address,
+    ipi: Ipi,
+    signature: u32,
+) {
+    let addressed = vcpus.iter().filter(|vcpu| vcpu.address.matches(ipi.destination, sender.id()));
+    for vcpu in addressed {
+        let own = vcpu.address.id() == sender.id();
+        match ipi.kind {
+            IpiKind::Fixed(vector) | IpiKind::LowestPriority(vector) => {
+                vcpu.posted.vector(vector);
+                notify(platform, scheduler, vcpu, Reason::APIC);
+                if matches!(ipi.kind, IpiKind::LowestPriority(_)) {
+                    return;
+                }
+            }
+            IpiKind::Nmi => notify(platform, scheduler, vcpu, Reason::NMI),
+            IpiKind::Init if own => {}
+            IpiKind::Init if vcpu.entity.is_up() => {
+                vcpu.posted.init();
+                notify(platform, scheduler, vcpu, Reason::INIT);
+            }
+            IpiKind::Init => {
+                let mut context = vcpu.context.lock();
+                context.reset();
+                context.waits_for_start = true;
+                vcpu.forget_start();
+            }
+            IpiKind::Start(page) if !own && !vcpu.entity.is_up() => {
+                if vcpu.claim_start() {
+                    StartState::real_mode(page, signature).apply(&mut vcpu.context.lock());
+                    kick(platform, scheduler.set_up(vcpu, true, platform.tsc()));
+                }
+            }
+            IpiKind::Start(_) => {}
+        }
+    }
+}
