@@ -4,6 +4,7 @@
 //! Up to [`DEPTH`] requests are in flight; the device is told of new ones once for a batch.
 //! Invariant: a slot's header, status byte and pieces stay where they are from `enqueue` until its token came back.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::ptr::NonNull;
@@ -132,7 +133,7 @@ impl VirtioDisk {
     ///
     /// # Errors
     /// What is wrong with the device, in words.
-    pub fn new(function: &Function) -> Result<Self, &'static str> {
+    pub fn new(function: &Function) -> Result<Self, String> {
         function.enable();
         let mut root = PciRoot::new(ConfigPorts);
         let mut transport = PciTransport::new::<KernelHal, _>(&mut root, function.address)

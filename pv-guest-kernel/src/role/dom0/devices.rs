@@ -24,7 +24,7 @@ use super::local_disk::LocalDisk;
 use super::signal::Signal;
 use super::store::Service;
 use crate::dev::interrupt::Interrupt;
-use crate::dev::{pci, virtio_disk};
+use crate::dev::{ide_disk, pci, virtio_disk};
 use crate::xen::events;
 use crate::xen::platform::{Pages, Xen};
 
@@ -41,7 +41,7 @@ const ROUNDS: usize = 64;
 struct MachineDisk {
     kind: String,
     shared: SharedDisk<AnyDisk>,
-    interrupt: Interrupt,
+    interrupt: Arc<Interrupt>,
 }
 
 struct Served {
@@ -71,35 +71,41 @@ fn letter(number: u32) -> char {
 fn find_disks() -> Vec<MachineDisk> {
     let mut disks = Vec::new();
     for function in pci::functions() {
-        if !virtio_disk::is_disk(&function) {
-            continue;
-        }
-        let started = Interrupt::msix(&function, 0)
-            .map_err(|error| format!("its interrupt: {error}"))
-            .and_then(|interrupt| {
-                let disk = virtio_disk::VirtioDisk::new(&function).map_err(ToString::to_string)?;
-                Ok((interrupt, disk))
-            });
-        match started {
-            Ok((interrupt, disk)) => {
-                let geometry = disk.geometry();
-                let kind = format!("virtio {}", function.address);
-                log::info!(
-                    "disk {}: {kind}, {} MiB{}",
-                    disks.len(),
-                    geometry.sectors >> 11,
-                    if geometry.is_read_only { ", read-only" } else { "" }
-                );
-                disks.push(MachineDisk {
-                    kind,
-                    shared: SharedDisk::new(Box::new(disk) as AnyDisk),
-                    interrupt,
-                });
+        if virtio_disk::is_disk(&function) {
+            let started = Interrupt::msix(&function, 0)
+                .map_err(|error| format!("its interrupt: {error}"))
+                .and_then(|interrupt| Ok((interrupt, virtio_disk::VirtioDisk::new(&function)?)));
+            match started {
+                Ok((interrupt, disk)) => {
+                    let kind = format!("virtio {}", function.address);
+                    add_disk(&mut disks, kind, Box::new(disk), &Arc::new(interrupt));
+                }
+                Err(why) => log::error!("the disk at {} is not used: {why}", function.address),
             }
-            Err(why) => log::error!("the disk at {} is not used: {why}", function.address),
+        } else if ide_disk::is_controller(&function) {
+            for channel in ide_disk::find(&function) {
+                match Interrupt::gsi(channel.gsi, false) {
+                    Ok(interrupt) => {
+                        let interrupt = Arc::new(interrupt);
+                        for disk in channel.disks {
+                            let kind = format!("IDE {} line {}", function.address, channel.gsi);
+                            add_disk(&mut disks, kind, Box::new(disk), &interrupt);
+                        }
+                    }
+                    Err(error) => log::error!("IDE disks on line {} are not used: {error}", channel.gsi),
+                }
+            }
         }
     }
     disks
+}
+
+fn add_disk(disks: &mut Vec<MachineDisk>, kind: String, disk: AnyDisk, interrupt: &Arc<Interrupt>) {
+    let geometry = disk.geometry();
+    let note = if geometry.is_read_only { ", read-only" } else { "" };
+    log::info!("disk {}: {kind}, {} MiB{note}", disks.len(), geometry.sectors >> 11);
+    events::listen(interrupt.port(), "disk");
+    disks.push(MachineDisk { kind, shared: SharedDisk::new(disk), interrupt: interrupt.clone() });
 }
 
 impl Devices {
@@ -109,7 +115,6 @@ impl Devices {
         let work = Arc::new(Signal::new());
         let mut local = Vec::new();
         for (number, disk) in disks.iter().enumerate() {
-            events::listen(disk.interrupt.port(), "disk");
             match disk.shared.whole(false) {
                 Ok(slice) => {
                     let name = format!("disk{number}");
