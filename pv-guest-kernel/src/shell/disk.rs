@@ -106,7 +106,10 @@ impl Source {
             "pattern" => return Ok(Source::Made(Generator::new(Kind::Pattern, seed))),
             _ => {}
         }
-        if name.starts_with('/') && !name.starts_with("/dev/") {
+        if let Some(disk) = block::find(name) {
+            return Ok(Source::Disk(disk));
+        }
+        if !name.starts_with("/dev/") && !fs::mounts().is_empty() {
             let (volume, inner) = fs::resolve(name).map_err(Failure::Failed)?;
             return Ok(Source::File(volume, inner));
         }
@@ -258,7 +261,7 @@ async fn dd(mut args: Args) -> Outcome {
     };
     let target = match output.as_str() {
         "null" => Target::Null,
-        path if path.starts_with('/') && !path.starts_with("/dev/") => {
+        path if block::find(path).is_none() && !path.starts_with("/dev/") && !fs::mounts().is_empty() => {
             let (volume, inner) = fs::resolve(path).map_err(Failure::Failed)?;
             let mut options = OpenOptions::new().write().create();
             if seek == 0 {

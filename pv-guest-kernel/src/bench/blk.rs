@@ -1,0 +1,129 @@
+//! What requests of a disk cost.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use rand_xoshiro::Xoshiro256StarStar;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+use crate::arch::{cpu, instr};
+use crate::block::{self, Completion, Disk, Op, Request, SECTOR};
+use crate::println;
+use crate::shell::command::{Args, Failure, Outcome};
+use crate::xen::clock;
+use crate::xen::platform::Pages;
+use core::sync::atomic::Ordering;
+
+#[derive(Clone, Copy)]
+struct Load {
+    name: &'static str,
+    op: Op,
+    random: bool,
+}
+
+const LOADS: [Load; 4] = [
+    Load { name: "read-seq", op: Op::Read, random: false },
+    Load { name: "read-rand", op: Op::Read, random: true },
+    Load { name: "write-seq", op: Op::Write, random: false },
+    Load { name: "write-rand", op: Op::Write, random: true },
+];
+
+fn events() -> (u64, u64) {
+    let sum = |f: fn(&cpu::PerCpu) -> u64| cpu::all().map(f).sum();
+    (sum(|c| c.upcalls.load(Ordering::Relaxed)), sum(|c| c.events.load(Ordering::Relaxed)))
+}
+
+/// Runs the loads on a disk.
+pub async fn run(mut args: Args) -> Outcome {
+    let writes = args.flag("write");
+    let bs = args.take_size("bs")?;
+    let depth = args.take_size("depth")?;
+    let n = args.take_size("n")?.unwrap_or(2048).max(1);
+    args.at_most(2)?;
+    let disk = match args.get(1) {
+        Some(name) => {
+            block::find(name).ok_or_else(|| Failure::because(alloc::format!("no disk {name:?}")))?
+        }
+        None => block::list().into_iter().next().ok_or_else(|| Failure::because("there is no disk"))?,
+    };
+    let info = disk.info();
+    if writes && crate::fs::mounts().iter().any(|m| m.disk == info.name) {
+        return Err(Failure::because("the disk is mounted"));
+    }
+    let sizes = bs.map_or_else(|| Vec::from([4096, 65536]), |bs| Vec::from([bs]));
+    let depths = depth.map_or_else(|| Vec::from([1, 32]), |d| Vec::from([d.clamp(1, 512)]));
+    println!("blk  {} ({})", info.name, info.kind);
+    println!(
+        "blk  {:<11} {:>7} {:>5} {:>7} {:>11} {:>9} {:>9} {:>9} {:>8}",
+        "load", "bytes", "depth", "n", "ticks/req", "sent/req", "taken/req", "copied/rq", "MiB/s"
+    );
+    for load in LOADS.iter().filter(|l| writes || l.op == Op::Read) {
+        for &bs in &sizes {
+            for &depth in &depths {
+                let unit = u64::from(info.block);
+                if bs == 0 || bs % unit != 0 || bs > info.most as u64 || bs > info.sectors * SECTOR {
+                    return Err(Failure::usage("bs does not suit the disk"));
+                }
+                one(&disk, *load, bs, depth as usize, n).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64) -> Outcome {
+    let info = disk.info();
+    let places = info.sectors * SECTOR / bs;
+    let mut random = Xoshiro256StarStar::seed_from_u64(1);
+    let mut place = |i: u64| {
+        let slot = if load.random { random.next_u64() % places } else { i % places };
+        slot * bs / SECTOR
+    };
+    let mut spare: Vec<Pages> = Vec::new();
+    for _ in 0..depth {
+        spare.push(Disk::buffer(bs as usize)?);
+    }
+    let mut under_way: VecDeque<Completion> = VecDeque::new();
+    let before_stats = block::front::statistics(&info.name);
+    let before_events = events();
+    let before_clock = clock::now();
+    let before = instr::rdtsc();
+    let mut started = 0;
+    let mut ended = 0;
+    while ended < n {
+        while started < n
+            && let Some(buffer) = spare.pop()
+        {
+            let request =
+                Request { op: load.op, sector: place(started), count: bs / SECTOR, buffer: Some(buffer) };
+            under_way.push_back(disk.submit(request));
+            started += 1;
+        }
+        let Some(first) = under_way.pop_front() else { break };
+        let done = first.await;
+        done.result?;
+        spare.extend(done.buffer);
+        ended += 1;
+    }
+    let ticks = instr::rdtsc() - before;
+    let nanos = (clock::now() - before_clock).max(1);
+    let after_events = events();
+    let after_stats = block::front::statistics(&info.name);
+    let hundredths = |count: u64| (count * 100 + n / 2) / n;
+    let per = |count: u64| {
+        let h = hundredths(count);
+        alloc::format!("{}.{:02}", h / 100, h % 100)
+    };
+    let (sent, copied) = match (before_stats, after_stats) {
+        (Some(a), Some(b)) => (per(b.notifications - a.notifications), per(b.copied - a.copied)),
+        _ => ("-".into(), "-".into()),
+    };
+    println!(
+        "blk  {:<11} {bs:>7} {depth:>5} {n:>7} {:>11} {sent:>9} {:>9} {copied:>9} {:>8}",
+        load.name,
+        ticks / n,
+        per(after_events.1 - before_events.1),
+        u128::from(n * bs) * 1_000_000_000 / u128::from(nanos) >> 20,
+    );
+    Ok(())
+}
