@@ -161,7 +161,7 @@ impl GuestVirt {
     /// The address of a value of this program, for use in structures that carry pointers.
     #[inline]
     pub fn of<T: ?Sized>(value: &T) -> Self {
-        Self(core::ptr::from_ref(value).cast::<u8>().addr() as u64)
+        Self(core::ptr::from_ref(value).cast::<u8>().expose_provenance() as u64)
     }
 
     /// Whether it is the null pointer.

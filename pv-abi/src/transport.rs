@@ -21,13 +21,13 @@ pub trait Transport {
     /// The address at which the other end finds these bytes.
     #[inline(always)]
     fn lend(&self, bytes: &[u8]) -> u64 {
-        bytes.as_ptr().addr() as u64
+        bytes.as_ptr().expose_provenance() as u64
     }
 
     /// The address at which the other end finds these bytes and may change them.
     #[inline(always)]
     fn lend_mut(&self, bytes: &mut [u8]) -> u64 {
-        bytes.as_mut_ptr().addr() as u64
+        bytes.as_mut_ptr().expose_provenance() as u64
     }
 
     /// Takes back, after the call, the bytes lent as `address`, whatever the other end made of them.
