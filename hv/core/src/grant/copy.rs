@@ -131,10 +131,9 @@ impl<D: Party> Side<'_, D> {
             return Ok(Found { mfn, pin: Some(wanted) });
         }
         let gfn = Gfn::new(ptr.ref_or_gmfn);
-        match self.map.translate_near(ram.memory, gfn, &mut self.near) {
-            Some(mapping) if mapping.is_memory(write) => Ok(Found { mfn: mapping.mfn, pin: None }),
-            _ => Err(GrantStatus::BAD_PAGE),
-        }
+        let mfn =
+            self.map.locate_page(ram.memory, gfn, write, &mut self.near).ok_or(GrantStatus::BAD_PAGE)?;
+        Ok(Found { mfn, pin: None })
     }
 
     #[inline]

@@ -1,8 +1,7 @@
 //! A domain's grant table: the entries that it shares, and which of them are in use.
 
 use super::track::Mappings;
-use crate::hw::{CachePolicy, EntryFormat, HostPhys, Mfn, PhysMemory};
-use crate::mem::frame::FrameState;
+use crate::hw::{EntryFormat, HostPhys, Mfn, PhysMemory};
 use crate::mem::{DomainMemory, Lookaside, PageAccount, PageRef, Ram, SharedPage};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -222,19 +221,15 @@ impl GrantTable {
         }
         if !was_pinned {
             let gfn = Gfn::new(u64::from(ram.memory.u32_at(frame_word(at)).load(Relaxed)));
-            match map.translate_near(ram.memory, gfn, near) {
-                Some(mapping) if mapping.rights.write && mapping.cache == CachePolicy::Memory => {
-                    active.mfn = mapping.mfn;
-                    active.grantee = wanted.grantee;
-                }
-                _ => {
-                    withdraw(ram.memory, at, active, wanted.write);
-                    return Err(GrantStatus::BAD_PAGE);
-                }
-            }
+            let Some(mfn) = map.locate_page(ram.memory, gfn, true, near) else {
+                withdraw(ram.memory, at, active, wanted.write);
+                return Err(GrantStatus::BAD_PAGE);
+            };
+            active.mfn = mfn;
+            active.grantee = wanted.grantee;
         }
         // Only ordinary memory of the owner's, and still: nothing foreign, special, or given back meanwhile.
-        if ram.state(active.mfn) != FrameState::Guest(self.owner) {
+        if !ram.is_memory_of(active.mfn, self.owner) {
             withdraw(ram.memory, at, active, wanted.write);
             return Err(GrantStatus::BAD_PAGE);
         }

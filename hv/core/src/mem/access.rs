@@ -4,12 +4,12 @@
 //! the domain is held shared for as long as one of these objects lives: keep them short, and take no lock of a lower
 //! rank meanwhile. Registers of devices are never touched.
 
-use super::npt::{Lookaside, Mapping};
+use super::npt::Lookaside;
 use super::physmap::DomainMemory;
 use super::walk::{Paging, Walker};
 use crate::hw::{EntryFormat, HostPhys, Mfn, PAGE_BYTES, PAGE_SHIFT, PhysMemory};
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use pv_abi::ids::{Gfn, GuestPhys, GuestVirt};
+use pv_abi::ids::{GuestPhys, GuestVirt};
 use pv_abi::{Errno, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -28,37 +28,28 @@ impl<'a, F: EntryFormat, M: PhysMemory> Physical<'a, F, M> {
         Self { map, memory, near: Lookaside::EMPTY }
     }
 
-    /// Where a page is, if it is memory that may be read, and also written if `write`.
-    #[inline]
-    pub fn page(&mut self, gfn: Gfn, write: bool) -> Result<Mfn> {
-        Ok(self.mapping(gfn, write)?.mfn)
-    }
-
-    #[inline]
-    fn mapping(&mut self, gfn: Gfn, write: bool) -> Result<Mapping> {
-        match self.map.translate_near(self.memory, gfn, &mut self.near) {
-            Some(mapping) if mapping.is_memory(write) => Ok(mapping),
-            _ => Err(Errno::EFAULT),
-        }
-    }
-
-    /// Where a byte is in the machine.
-    #[inline]
+    /// Where a byte is in the machine, if it is in memory that may be read, and also written if `write`.
+    #[inline(always)]
     pub(super) fn locate(&mut self, gpa: GuestPhys, write: bool) -> Result<HostPhys> {
-        Ok(self.page(gpa.gfn(), write)?.at(gpa.raw()))
+        self.map.locate(self.memory, gpa, write, &mut self.near).ok_or(Errno::EFAULT)
     }
 
-    /// The aligned word at `gpa`, and whether it may be written.
-    #[inline]
-    pub(super) fn word64(&mut self, gpa: GuestPhys) -> Result<(&'a AtomicU64, bool)> {
-        let mapping = self.mapping(gpa.gfn(), false)?;
-        Ok((self.memory.u64_at(mapping.mfn.at(gpa.raw() & !7)), mapping.rights.write))
+    /// The word of a page table at `gpa`.
+    #[inline(always)]
+    pub(super) fn word64(&mut self, gpa: GuestPhys) -> Result<&'a AtomicU64> {
+        let host = self.locate(GuestPhys::new(gpa.raw() & !7), false)?;
+        Ok(self.memory.u64_at(host))
     }
 
-    /// The aligned word at `gpa`, and whether it may be written.
-    pub(super) fn word32(&mut self, gpa: GuestPhys) -> Result<(&'a AtomicU32, bool)> {
-        let mapping = self.mapping(gpa.gfn(), false)?;
-        Ok((self.memory.u32_at(mapping.mfn.at(gpa.raw() & !3)), mapping.rights.write))
+    /// The word of a page table at `gpa`.
+    pub(super) fn word32(&mut self, gpa: GuestPhys) -> Result<&'a AtomicU32> {
+        let host = self.locate(GuestPhys::new(gpa.raw() & !3), false)?;
+        Ok(self.memory.u32_at(host))
+    }
+
+    /// Whether the memory that was located last may be written.
+    pub(super) const fn is_writable(&self) -> bool {
+        self.near.is_writable()
     }
 
     /// Copies guest memory into `into`.
@@ -123,13 +114,18 @@ impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
     #[inline]
     fn locate(&mut self, gva: GuestVirt, write: bool) -> Result<HostPhys> {
         let page = gva.raw() >> PAGE_SHIFT;
-        if page != self.last.page || (write && !self.last.write) {
-            let mut walker = Walker { physical: &mut self.physical, paging: &self.paging };
-            let host = walker.walk(gva, write)?;
-            self.last = Last { page, mfn: host.mfn(), write };
-            return Ok(host);
+        if page == self.last.page && (self.last.write || !write) {
+            return Ok(self.last.mfn.at(gva.raw()));
         }
-        Ok(self.last.mfn.at(gva.raw()))
+        self.walk(gva, write)
+    }
+
+    #[inline(never)]
+    fn walk(&mut self, gva: GuestVirt, write: bool) -> Result<HostPhys> {
+        let mut walker = Walker { physical: &mut self.physical, paging: &self.paging };
+        let host = walker.walk(gva, write)?;
+        self.last = Last { page: gva.raw() >> PAGE_SHIFT, mfn: host.mfn(), write };
+        Ok(host)
     }
 
     /// Copies guest memory into `into`.

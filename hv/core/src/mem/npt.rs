@@ -7,10 +7,12 @@
 //! entry is written once, whole, and after everything it leads to.
 
 use super::frame::{OutOfMemory, Ram};
-use crate::hw::{CachePolicy, Entry, EntryFormat, HostPhys, Mfn, Order, PageSize, PhysMemory, Rights};
+use crate::hw::{
+    CachePolicy, Entry, EntryFormat, HostPhys, Mfn, Order, PAGE_SHIFT, PageSize, PhysMemory, Rights,
+};
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use pv_abi::ids::{DomainId, Gfn};
+use pv_abi::ids::{DomainId, Gfn, GuestPhys};
 use static_assertions::const_assert_eq;
 
 /// Binary logarithm of the entries of a table.
@@ -63,23 +65,30 @@ impl From<OutOfMemory> for MapError {
     }
 }
 
-/// What a walk remembers of the 2 MiB around the last look-up, for the next one. Valid as long as the tables are not
-/// changed: the borrow of the owner's lock that it is used under.
+/// What is remembered of the last look-up, for the next one. Valid as long as the tables are not changed: the borrow
+/// of the owner's lock that it is used under.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookaside {
+    /// The last leaf that was found to be memory: its first byte, its length, where it leads, whether it is writable.
+    start: u64,
+    bytes: u64,
+    host: u64,
+    write: bool,
+    /// The last 2 MiB that were found to have a table of 4 KiB leaves, and that table.
     region: u64,
-    found: Region,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Region {
-    Leaf { first: Mfn, rights: Rights, cache: CachePolicy, size: PageSize },
-    Table(Mfn),
+    table: Mfn,
 }
 
 impl Lookaside {
     /// Remembers nothing.
-    pub const EMPTY: Self = Self { region: u64::MAX, found: Region::Table(Mfn::new(0)) };
+    pub const EMPTY: Self =
+        Self { start: 0, bytes: 0, host: 0, write: false, region: u64::MAX, table: Mfn::new(0) };
+
+    /// Whether the memory that was found last may be written.
+    #[inline]
+    pub const fn is_writable(&self) -> bool {
+        self.write
+    }
 }
 
 /// A run of frames to map.
@@ -184,7 +193,7 @@ impl<F: EntryFormat> Npt<F> {
         self.most_tables = most;
     }
 
-    #[inline]
+    #[inline(always)]
     fn read<M: PhysMemory>(memory: &M, table: Mfn, level: u8, gfn: Gfn) -> Entry {
         F::decode(level, memory.u64_at(slot(table, index(gfn, level))).load(Relaxed))
     }
@@ -195,54 +204,73 @@ impl<F: EntryFormat> Npt<F> {
     }
 
     /// Where `gfn` leads.
-    #[inline]
     pub fn lookup<M: PhysMemory>(&self, memory: &M, gfn: Gfn) -> Option<Mapping> {
-        self.lookup_near(memory, gfn, &mut { Lookaside::EMPTY })
+        self.find(memory, gfn, &mut { Lookaside::EMPTY })
     }
 
-    /// Where `gfn` leads, with a memory of the last look-up.
-    #[inline]
-    pub fn lookup_near<M: PhysMemory>(&self, memory: &M, gfn: Gfn, near: &mut Lookaside) -> Option<Mapping> {
-        if gfn.raw() >> INDEX_BITS != near.region && !self.find_region(memory, gfn, near) {
+    /// Where the byte at `gpa` is, if it is memory (no register) that may be read, and also written if `write`. This is
+    /// on the way of every guest pointer: what was found last is found again in a few instructions.
+    #[inline(always)]
+    pub fn locate<M: PhysMemory>(
+        &self,
+        memory: &M,
+        gpa: GuestPhys,
+        write: bool,
+        near: &mut Lookaside,
+    ) -> Option<HostPhys> {
+        let offset = gpa.raw().wrapping_sub(near.start);
+        if offset < near.bytes && (near.write || !write) {
+            return Some(HostPhys::new(near.host + offset));
+        }
+        self.locate_far(memory, gpa, write, near)
+    }
+
+    #[inline(never)]
+    fn locate_far<M: PhysMemory>(
+        &self,
+        memory: &M,
+        gpa: GuestPhys,
+        write: bool,
+        near: &mut Lookaside,
+    ) -> Option<HostPhys> {
+        let mapping = self.find(memory, gpa.gfn(), near).filter(|mapping| mapping.is_memory(write))?;
+        // The whole leaf, of which the mapping is the page at `gpa`.
+        let inside = gpa.gfn().raw() & (mapping.size.pages() - 1);
+        near.start = (gpa.gfn().raw() - inside) << PAGE_SHIFT;
+        near.bytes = mapping.size.pages() << PAGE_SHIFT;
+        near.host = Mfn::new(mapping.mfn.raw() - inside).base().raw();
+        near.write = mapping.rights.write;
+        Some(mapping.mfn.at(gpa.raw()))
+    }
+
+    // Written out level by level: with the level known, an entry is decoded in a few instructions.
+    #[inline(always)]
+    fn find<M: PhysMemory>(&self, memory: &M, gfn: Gfn, near: &mut Lookaside) -> Option<Mapping> {
+        if gfn.raw() >> INDEX_BITS == near.region {
+            return Self::leaf(Self::read(memory, near.table, 1, gfn), PageSize::K4, gfn);
+        }
+        if gfn >= GFN_END {
             return None;
         }
-        match near.found {
-            Region::Leaf { first, rights, cache, size } => {
-                Some(Mapping { mfn: Mfn::new(first.raw() + index(gfn, 1)), rights, cache, size })
-            }
-            Region::Table(table) => match Self::read(memory, table, 1, gfn) {
-                Entry::Leaf { mfn, rights, cache } => {
-                    Some(Mapping { mfn, rights, cache, size: PageSize::K4 })
-                }
-                Entry::Empty | Entry::Table(_) => None,
-            },
-        }
+        let Entry::Table(table) = Self::read(memory, self.root, 4, gfn) else { return None };
+        let table = match Self::read(memory, table, 3, gfn) {
+            Entry::Table(table) => table,
+            entry => return Self::leaf(entry, PageSize::G1, gfn),
+        };
+        let table = match Self::read(memory, table, 2, gfn) {
+            Entry::Table(table) => table,
+            entry => return Self::leaf(entry, PageSize::M2, gfn),
+        };
+        near.region = gfn.raw() >> INDEX_BITS;
+        near.table = table;
+        Self::leaf(Self::read(memory, table, 1, gfn), PageSize::K4, gfn)
     }
 
-    fn find_region<M: PhysMemory>(&self, memory: &M, gfn: Gfn, near: &mut Lookaside) -> bool {
-        if gfn >= GFN_END {
-            return false;
-        }
-        let mut table = self.root;
-        for level in [4, 3, 2] {
-            match Self::read(memory, table, level, gfn) {
-                Entry::Empty => return false,
-                Entry::Table(next) => table = next,
-                Entry::Leaf { mfn, rights, cache } => {
-                    let Some(size) = size_of_level(level) else { return false };
-                    // The leaf's part that is this region of 2 MiB.
-                    let inside = gfn.raw() & (size.pages() - 1) & !(ENTRIES - 1);
-                    let first = Mfn::new(mfn.raw() + inside);
-                    *near = Lookaside {
-                        region: gfn.raw() >> INDEX_BITS,
-                        found: Region::Leaf { first, rights, cache, size },
-                    };
-                    return true;
-                }
-            }
-        }
-        *near = Lookaside { region: gfn.raw() >> INDEX_BITS, found: Region::Table(table) };
-        true
+    #[inline(always)]
+    fn leaf(entry: Entry, size: PageSize, gfn: Gfn) -> Option<Mapping> {
+        let Entry::Leaf { mfn, rights, cache } = entry else { return None };
+        let inside = gfn.raw() & (size.pages() - 1);
+        Some(Mapping { mfn: Mfn::new(mfn.raw() + inside), rights, cache, size })
     }
 
     /// Maps one page of `size` where nothing is mapped. Nothing needs to be flushed: no CPU keeps the absence of a

@@ -12,10 +12,12 @@ use super::departures::Departures;
 use super::flush::{Flush, Generation};
 use super::frame::{FrameState, HeldFrames, NO_GFN, OutOfMemory, PageRef, Ram, SharedPage};
 use super::npt::{GFN_END, Lookaside, MapError, Mapping, Npt, Run};
-use crate::hw::{CachePolicy, EntryFormat, HostPhys, Mfn, Order, PageSize, Pages, PhysMemory, Rights};
+use crate::hw::{
+    CachePolicy, EntryFormat, HostPhys, Mfn, Order, PAGE_SHIFT, PageSize, Pages, PhysMemory, Rights,
+};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use pv_abi::ids::{DomainId, Gfn};
+use pv_abi::ids::{DomainId, Gfn, GuestPhys};
 use pv_abi::memory::E820Entry;
 use pv_abi::{Errno, Result};
 
@@ -155,15 +157,31 @@ impl<F: EntryFormat> DomainMemory<F> {
         self.npt.lookup(memory, gfn)
     }
 
-    /// Where a guest frame leads, with a memory of the last look-up.
-    #[inline]
-    pub fn translate_near<M: PhysMemory>(
+    /// Where the byte at `gpa` is, if it is memory (no register) that may be read, and also written if `write`.
+    #[inline(always)]
+    pub fn locate<M: PhysMemory>(
+        &self,
+        memory: &M,
+        gpa: GuestPhys,
+        write: bool,
+        near: &mut Lookaside,
+    ) -> Option<HostPhys> {
+        self.npt.locate(memory, gpa, write, near)
+    }
+
+    /// The same for the first byte of a frame, whose number may be any.
+    #[inline(always)]
+    pub fn locate_page<M: PhysMemory>(
         &self,
         memory: &M,
         gfn: Gfn,
+        write: bool,
         near: &mut Lookaside,
-    ) -> Option<Mapping> {
-        self.npt.lookup_near(memory, gfn, near)
+    ) -> Option<Mfn> {
+        if gfn >= GFN_END {
+            return None;
+        }
+        Some(self.npt.locate(memory, GuestPhys::new(gfn.raw() << PAGE_SHIFT), write, near)?.mfn())
     }
 
     /// What a place holds.

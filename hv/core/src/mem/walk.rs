@@ -84,7 +84,7 @@ pub(super) struct Walker<'w, 'a, F, M> {
 
 impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
     /// Where the byte at `gva` is in the machine.
-    #[inline]
+    #[inline(always)]
     pub(super) fn walk(&mut self, gva: GuestVirt, write: bool) -> Result<HostPhys> {
         let gpa = match self.paging.mode {
             Mode::Long => self.long(gva.raw(), write)?,
@@ -96,7 +96,7 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
         self.physical.locate(GuestPhys::new(gpa), write)
     }
 
-    #[inline]
+    #[inline(always)]
     fn long(&mut self, va: u64, write: bool) -> Result<u64> {
         // Canonical: bits 47 to 63 are the same.
         if (va.cast_signed() << 16 >> 16).cast_unsigned() != va {
@@ -107,18 +107,19 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
         self.three_levels(va, table, rights, write)
     }
 
+    #[cold]
     fn pae(&mut self, va: u32, write: bool) -> Result<u64> {
         let va = u64::from(va);
         // The four entries of the top have no rights and no size.
         let at = GuestPhys::new((self.paging.root & 0xffff_ffe0) + (va >> 30) * 8);
-        let raw = self.physical.word64(at)?.0.load(Relaxed);
+        let raw = self.physical.word64(at)?.load(Relaxed);
         if raw & PRESENT == 0 {
             return Err(Errno::EFAULT);
         }
         self.two_levels(va, raw & ADDRESS, WRITABLE, write)
     }
 
-    #[inline]
+    #[inline(always)]
     fn three_levels(&mut self, va: u64, table: u64, rights: u64, write: bool) -> Result<u64> {
         match self.entry64(table, (va >> 30) & 511, 3, write, rights)? {
             Found::Table(table, rights) => self.two_levels(va, table, rights, write),
@@ -126,7 +127,7 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn two_levels(&mut self, va: u64, table: u64, rights: u64, write: bool) -> Result<u64> {
         match self.entry64(table, (va >> 21) & 511, 2, write, rights)? {
             Found::Page(page) => Ok(page | (va & 0x1f_ffff)),
@@ -138,9 +139,9 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
     }
 
     /// Reads one 64-bit entry of the table at `table`.
-    #[inline]
+    #[inline(always)]
     fn entry64(&mut self, table: u64, index: u64, level: u32, write: bool, rights: u64) -> Result<Found> {
-        let (word, may_write) = self.physical.word64(GuestPhys::new(table + index * 8))?;
+        let word = self.physical.word64(GuestPhys::new(table + index * 8))?;
         let raw = word.load(Relaxed);
         if raw & PRESENT == 0 {
             return Err(Errno::EFAULT);
@@ -154,7 +155,7 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
             return Err(Errno::EFAULT);
         }
         let marks = if write { ACCESSED | DIRTY } else { ACCESSED };
-        if raw & marks != marks && may_write {
+        if raw & marks != marks && self.physical.is_writable() {
             // Only while the entry is still the one that was read: never resurrect one that the guest just changed.
             let _ = word.compare_exchange(raw, raw | marks, Relaxed, Relaxed);
         }
@@ -162,6 +163,7 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
         Ok(Found::Page(raw & ADDRESS & !inside))
     }
 
+    #[cold]
     fn bits32(&mut self, va: u32, large: bool, write: bool) -> Result<u64> {
         let top = (self.paging.root & 0xffff_f000) + u64::from(va >> 22) * 4;
         let upper = self.entry32(top, write && large, None)?;
@@ -178,7 +180,7 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
 
     /// Reads one 32-bit entry; marks it if it is final: below `upper`, or large.
     fn entry32(&mut self, at: u64, write: bool, upper: Option<u64>) -> Result<u64> {
-        let (word, may_write) = self.physical.word32(GuestPhys::new(at))?;
+        let word = self.physical.word32(GuestPhys::new(at))?;
         let old = word.load(Relaxed);
         let raw = u64::from(old);
         if raw & PRESENT == 0 {
@@ -187,7 +189,7 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
         let is_final = upper.is_some() || raw & LARGE != 0;
         let allowed = !write || self.check32(upper.unwrap_or(u64::MAX) & raw, true).is_ok();
         let marks: u32 = if write { 0x60 } else { 0x20 };
-        if is_final && allowed && may_write && old & marks != marks {
+        if is_final && allowed && self.physical.is_writable() && old & marks != marks {
             let _ = word.compare_exchange(old, old | marks, Relaxed, Relaxed);
         }
         Ok(raw)

@@ -35,7 +35,7 @@ use alloc::vec::Vec;
 use buddy::{Buddy, Lists};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use pv_abi::ids::{DomainId, Gfn};
-use record::{ONE_REFERENCE, RECORD_BYTES, Records, can_refer, references};
+use record::{ONE_REFERENCE, RECORD_BYTES, Records, can_refer, references, says};
 use spin::Mutex;
 
 /// In place of a guest frame number: the frame is not in its owner's physmap.
@@ -329,7 +329,7 @@ impl<'a, M: PhysMemory> Ram<'a, M> {
         let word = self.frames.records.state(self.memory, mfn).ok_or(WrongFrame)?;
         let mut old = word.load(Relaxed);
         loop {
-            if FrameState::decode(old) != FrameState::Guest(owner) || !can_refer(old) {
+            if !says(old, FrameState::Guest(owner)) || !can_refer(old) {
                 return Err(WrongFrame);
             }
             match word.compare_exchange_weak(old, old + ONE_REFERENCE, Acquire, Relaxed) {
@@ -362,6 +362,13 @@ impl<'a, M: PhysMemory> Ram<'a, M> {
             .records
             .state(self.memory, mfn)
             .map_or(FrameState::Absent, |word| FrameState::decode(word.load(Acquire)))
+    }
+
+    /// Whether a frame is memory of this domain, and not given back.
+    #[inline]
+    pub fn is_memory_of(self, mfn: Mfn, owner: DomainId) -> bool {
+        let word = self.frames.records.state(self.memory, mfn);
+        word.is_some_and(|word| says(word.load(Acquire), FrameState::Guest(owner)))
     }
 
     /// How many references a frame has.

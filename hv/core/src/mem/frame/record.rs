@@ -81,6 +81,12 @@ pub(super) const fn references(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
+/// Whether a word says this state, whatever the references.
+#[inline]
+pub(super) const fn says(word: u64, state: FrameState) -> bool {
+    (word ^ state.encode()) & (ONE_REFERENCE - 1) == 0
+}
+
 /// Whether a word has room for one more reference.
 pub(super) const fn can_refer(word: u64) -> bool {
     references(word) < MOST_REFERENCES

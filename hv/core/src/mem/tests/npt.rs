@@ -5,7 +5,7 @@ use crate::mem::fixture::Fixture;
 use crate::mem::npt::{GFN_END, Lookaside, MapError, Npt, Run};
 use crate::testing::PlainFormat;
 use proptest::prelude::*;
-use pv_abi::ids::{DomainId, Gfn};
+use pv_abi::ids::{DomainId, Gfn, GuestPhys};
 use std::collections::BTreeMap;
 
 const OWNER: DomainId = DomainId::new(1);
@@ -205,9 +205,16 @@ proptest! {
             }
             let mut near = Lookaside::EMPTY;
             for gfn in 0x1f0..0x620 {
-                let found = npt.lookup_near(&fixture.memory, Gfn::new(gfn), &mut near);
+                let found = npt.lookup(&fixture.memory, Gfn::new(gfn));
                 let found = found.map(|mapping| (mapping.mfn.raw(), mapping.rights.write));
-                prop_assert_eq!(found, model.get(&gfn).copied(), "{:#x}", gfn);
+                let expected = model.get(&gfn).copied();
+                prop_assert_eq!(found, expected, "{:#x}", gfn);
+                let gpa = GuestPhys::new((gfn << 12) + 5);
+                let mut locate = |write| npt.locate(&fixture.memory, gpa, write, &mut near).map(|host| host.raw());
+                let byte = |(mfn, _): (u64, bool)| (mfn << 12) + 5;
+                prop_assert_eq!(locate(false), expected.map(byte), "{:#x}", gfn);
+                prop_assert_eq!(locate(true), expected.filter(|(_, write)| *write).map(byte), "{:#x}", gfn);
+                prop_assert_eq!(locate(false), expected.map(byte), "{:#x}", gfn);
             }
         }
         finish(&fixture, npt);
