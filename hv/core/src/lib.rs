@@ -22,6 +22,7 @@ pub mod grant;
 pub mod hw;
 pub mod mem;
 pub mod pci;
+pub mod run;
 pub mod sched;
 pub mod stats;
 pub mod system;
