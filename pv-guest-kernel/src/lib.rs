@@ -11,6 +11,7 @@ pub mod bench;
 pub mod block;
 pub mod boot;
 pub mod cmdline;
+pub mod conf;
 pub mod console;
 pub mod data;
 pub mod dev;

@@ -1,0 +1,55 @@
+//! Hypercall numbers and sub-operations: the known ones answer, all others say ENOSYS, and nothing stops the hypervisor.
+#![no_std]
+#![no_main]
+
+use pv_abi::call::ROWS;
+use pv_abi::{Errno, version};
+use pv_guest_kernel::conf::{Outcome, Test, raw};
+use pv_guest_kernel::xen::{hv, identity, stub};
+
+pv_guest_kernel::conformance!(run);
+
+async fn run(t: &mut Test) -> Outcome {
+    let number = stub::version_number(hv());
+    t.equal("interface version", number, Ok(u64::from(identity().version.0 << 16 | identity().version.1)));
+    t.check("version is 4.x", identity().version.0 == 4);
+    t.equal("page size", stub::version_pagesize(hv()), Ok(4096));
+
+    // Numbers that no row has.
+    for number in (0..64u64).chain([64, 100, 1000, u64::from(u32::MAX), 1 << 32, 1 << 63, u64::MAX]) {
+        if ROWS.iter().any(|row| row.number == number)
+            || number == 48
+            || identity().extra() != "-xenolith" && number < 64
+        {
+            continue;
+        }
+        t.equal("unknown number", raw(number, [0; 5]), Err(Errno::ENOSYS));
+    }
+    // Known numbers with sub-operations that no row has.
+    for row in ROWS.iter().filter(|row| row.sub.is_some()) {
+        for sub in [63, 64, 1 << 20, 1 << 32, u64::MAX] {
+            if ROWS.iter().any(|r| r.number == row.number && r.sub == Some(sub)) {
+                continue;
+            }
+            let result = raw(row.number, [sub, 0, 0, 0, 0]);
+            let refused =
+                matches!(result, Err(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM | Errno::EINVAL));
+            t.check(row.name, refused);
+        }
+    }
+    // Every call with arguments that point nowhere: an error or harmless, never the end.
+    for row in ROWS {
+        let harmful =
+            ["sched_shutdown", "sched_block", "sched_poll", "vcpu_down", "control_power", "evtchn_reset"];
+        if harmful.contains(&row.name) || row.sub.is_none() || row.args.is_empty() {
+            continue;
+        }
+        for pointer in [0, 0x1000, u64::MAX - 3, 0x8000_0000_0000_0000] {
+            let _ = raw(row.number, [row.sub.unwrap_or(0), pointer, pointer, pointer, pointer]);
+        }
+    }
+    let mut info = version::FeatureInfo { submap_idx: 1000, submap: 0 };
+    t.equal("feature word out of range", stub::version_features(hv(), &mut info), Err(Errno::EINVAL));
+    t.equal("still alive", stub::version_number(hv()), number);
+    Ok(())
+}
