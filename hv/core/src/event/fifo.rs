@@ -118,10 +118,10 @@ impl Fifo {
     ) -> bool {
         // If it is the tail of the queue that it was in last, that queue is empty: it has just been unlinked.
         let last = (usize::from(channel.last_vcpu), usize::from(channel.last_priority));
-        if let Some(tail) = self.queues.get_mut(last.0).and_then(|queues| queues.tails.get_mut(last.1)) {
-            if *tail == port.raw() {
-                *tail = 0;
-            }
+        if let Some(tail) = self.queues.get_mut(last.0).and_then(|queues| queues.tails.get_mut(last.1))
+            && *tail == port.raw()
+        {
+            *tail = 0;
         }
         channel.last_vcpu = channel.vcpu;
         channel.last_priority = channel.priority;

@@ -16,9 +16,13 @@
 //! * The tail of a FIFO queue is a port with a word, or 0. What the guest writes into its words can lose or repeat its
 //!   own events; it reaches nothing else, because no link that a guest wrote is ever followed.
 
+mod bind;
 mod channel;
+mod close;
 mod fifo;
+mod pages;
 mod place;
+mod send;
 mod table;
 mod two_level;
 

@@ -49,7 +49,7 @@ struct Bus<'a, A> {
 impl<P: Platform, A: Around<P>> Device<P> for Bus<'_, A> {
     fn read(&mut self, context: &mut Context<Hw<P>>, bytes: u8) -> u64 {
         if !self.apic_page {
-            let aligned = self.gpa.raw() % u64::from(bytes.max(1)) == 0;
+            let aligned = self.gpa.raw().is_multiple_of(u64::from(bytes.max(1)));
             let answer = if aligned { self.around.register(self.gpa, bytes, None) } else { None };
             return answer.unwrap_or(u64::MAX);
         }
@@ -62,7 +62,7 @@ impl<P: Platform, A: Around<P>> Device<P> for Bus<'_, A> {
 
     fn write(&mut self, context: &mut Context<Hw<P>>, bytes: u8, value: u64) {
         if !self.apic_page {
-            if self.gpa.raw() % u64::from(bytes.max(1)) == 0 {
+            if self.gpa.raw().is_multiple_of(u64::from(bytes.max(1))) {
                 let _nothing_there = self.around.register(self.gpa, bytes, Some(value));
             }
             return;

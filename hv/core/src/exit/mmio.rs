@@ -243,7 +243,7 @@ fn arithmetic<H: VcpuHw>(
         }
         Alu::And | Alu::Or | Alu::Xor | Alu::Test => (false, false, 0),
     };
-    let parity = result.to_le_bytes()[0].count_ones() % 2 == 0;
+    let parity = result.to_le_bytes()[0].count_ones().is_multiple_of(2);
     let flags = u64::from(carry)
         | u64::from(parity) << 2
         | adjust

@@ -6,6 +6,7 @@ use super::{Around, Resume, act, moment, raise};
 use crate::apic::{MSR_BASE, MSR_DEADLINE, MSR_FIRST, MSR_LAST};
 use crate::hw::{Backend, Event, PAGE_BYTES, Platform, Reg, Segment, VcpuHw};
 use crate::vcpu::{Context, Hw, Mtrrs, legal_efer};
+use pv_abi::PAGE_SIZE;
 use pv_abi::cpuid::HYPERCALL_MSR;
 use pv_abi::ids::Gfn;
 
@@ -221,7 +222,7 @@ fn hypercall_page<P: Platform>(around: &impl Around<P>, value: u64) -> Result<()
     if value & (PAGE_BYTES - 1) != 0 {
         return Err(Denied);
     }
-    let mut page = [0xcc; PAGE_BYTES as usize];
+    let mut page = [0xcc; PAGE_SIZE];
     for (number, stub) in (0u32..).zip(page.chunks_exact_mut(32)) {
         let [a, b, c, d] = number.to_le_bytes();
         let [x, y, z] = <P::Backend as Backend>::HYPERCALL;

@@ -73,8 +73,8 @@ impl<K: Scheduled> Queue<K> {
     }
 
     /// Takes the one furthest behind that `admit` lets pass.
-    pub fn take(&mut self, mut admit: impl FnMut(&Waiting<K>) -> bool) -> Option<Waiting<K>> {
-        let at = self.waiting.iter().rposition(|entry| admit(entry))?;
+    pub fn take(&mut self, admit: impl FnMut(&Waiting<K>) -> bool) -> Option<Waiting<K>> {
+        let at = self.waiting.iter().rposition(admit)?;
         Some(self.waiting.remove(at))
     }
 

@@ -21,7 +21,7 @@ impl GuestArea {
     /// A structure that begins `offset` bytes into the first page and goes on at the start of the second, if it is
     /// longer. The offset must be a multiple of 8: no word is in two pages.
     pub fn new(first: PageRef, second: Option<PageRef>, offset: u64) -> Result<Self, [Option<PageRef>; 2]> {
-        if offset % 8 != 0 || offset >= PAGE_BYTES {
+        if !offset.is_multiple_of(8) || offset >= PAGE_BYTES {
             return Err([Some(first), second]);
         }
         Ok(Self { pages: [Some(first), second], offset })

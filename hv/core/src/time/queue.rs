@@ -96,10 +96,9 @@ impl<K: Timed> TimerQueues<K> {
 
     fn watch(&self, cpu: CpuId, key: &K, slots: &mut super::slots::Inner) {
         let earliest = slots.earliest();
-        if let Some(old) = slots.queued.filter(|old| *old != cpu) {
-            if let Some(queue) = self.cpus.get(old.index()) {
-                queue.set(key, None);
-            }
+        let old = slots.queued.filter(|old| *old != cpu);
+        if let Some(queue) = old.and_then(|old| self.cpus.get(old.index())) {
+            queue.set(key, None);
         }
         slots.queued = earliest.map(|_| cpu);
         if let Some(queue) = self.cpus.get(cpu.index()) {
