@@ -7,6 +7,7 @@ mod boot;
 mod conformance;
 mod context;
 mod disk;
+mod foreign;
 mod isolation;
 mod live;
 mod registry;
