@@ -121,8 +121,11 @@ extern "C" fn go_on() -> ! {
     for apic in &tables.io_apics {
         ioapic::add(apic.address, apic.first);
     }
+    let timer = lapic::begin_calibration();
     let measured = clock::measure(&tables);
-    lapic::calibrate_timer(measured.hz);
+    if let Some(timer) = timer {
+        timer.end();
+    }
     route_console(&tables);
 
     let mut free = Vec::new();

@@ -112,24 +112,33 @@ fn set_timer_mode() {
     write(register::TIMER, u32::from(traps::TIMER) | mode);
 }
 
-/// Measures the timer against the time-stamp counter, if it cannot take deadlines itself. Once, on the boot
-/// processor.
-pub fn calibrate_timer(tsc_hz: u64) {
+/// A running measurement of the timer against the time-stamp counter.
+#[must_use]
+pub struct Calibration {
+    ticks: u64,
+    count: u32,
+}
+
+/// Starts to measure the timer, if it cannot take deadlines itself. On the boot processor, before others run.
+pub fn begin_calibration() -> Option<Calibration> {
     if features::tsc_deadline() {
-        return;
+        return None;
     }
     write(register::TIMER, MASKED);
     write(register::TIMER_COUNT, u32::MAX);
-    let start = rdtsc();
-    let first = read(register::TIMER_CURRENT);
-    while rdtsc() - start < tsc_hz / 500 {
-        core::hint::spin_loop();
+    let ticks = rdtsc();
+    Some(Calibration { ticks, count: read(register::TIMER_CURRENT) })
+}
+
+impl Calibration {
+    /// Ends the measurement, at least a millisecond and at most a second later.
+    pub fn end(self) {
+        let counts = u64::from(self.count - read(register::TIMER_CURRENT));
+        let ticks = rdtsc() - self.ticks;
+        write(register::TIMER_COUNT, 0);
+        COUNTS_PER_TICK.store(((counts << 32) / ticks).max(1), Ordering::Relaxed);
+        set_timer_mode();
     }
-    let counts = u64::from(first - read(register::TIMER_CURRENT));
-    let ticks = rdtsc() - start;
-    write(register::TIMER_COUNT, 0);
-    COUNTS_PER_TICK.store(((counts << 32) / ticks).max(1), Ordering::Relaxed);
-    set_timer_mode();
 }
 
 /// Acknowledges the interrupt being handled.

@@ -178,6 +178,11 @@ impl SvmVcpu {
                 self.skip();
                 None
             }
+            code::PAUSE => {
+                // The exit is before the instruction, which has nothing more to do.
+                self.skip();
+                Some(Exit::Pause)
+            }
             0x41 | 0x51 => {
                 // #DB and #AC are the guest's own affair; the way through here makes sure that interrupts are
                 // taken between two of them.
