@@ -18,6 +18,7 @@ pub mod dev;
 pub mod fs;
 pub mod logger;
 pub mod mm;
+pub mod net;
 pub mod role;
 pub mod shell;
 pub mod sync;

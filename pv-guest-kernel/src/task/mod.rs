@@ -1,6 +1,7 @@
 //! Cooperative tasks on all vCPUs.
 
 pub mod executor;
+pub mod signal;
 pub mod timer;
 
 pub use executor::{JoinHandle, spawn, yield_now};

@@ -14,11 +14,11 @@ use pv_drivers::console::{ConsoleBack, Limit, Progress};
 use pv_drivers::platform::{Access, Platform};
 use spin::Mutex;
 
-use super::signal::Signal;
 use super::switch::{Switch, Typed};
 use crate::console;
 use crate::sync::IrqMutex;
 use crate::task;
+use crate::task::signal::Signal;
 use crate::xen::events;
 use crate::xen::platform::Xen;
 

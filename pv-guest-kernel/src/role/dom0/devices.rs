@@ -21,10 +21,10 @@ use pv_drivers::xs::{LocalStore, Store};
 use spin::Mutex;
 
 use super::local_disk::LocalDisk;
-use super::signal::Signal;
 use super::store::Service;
 use crate::dev::interrupt::Interrupt;
 use crate::dev::{ide_disk, pci, virtio_disk};
+use crate::task::signal::Signal;
 use crate::xen::events;
 use crate::xen::platform::{Pages, Xen};
 

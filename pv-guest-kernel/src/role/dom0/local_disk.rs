@@ -9,8 +9,8 @@ use pv_drivers::blk::{BlockDevice as Device, BlockError, Operation, Piece, Slice
 use spin::Mutex;
 
 use super::devices::AnyDisk;
-use super::signal::Signal;
 use crate::block::{self, BlockDevice, Error, Info, Op, Promise, Request, SECTOR};
+use crate::task::signal::Signal;
 
 const PAGE: usize = 4096;
 

@@ -7,7 +7,6 @@ mod commands;
 mod consoles;
 mod devices;
 mod local_disk;
-mod signal;
 mod store;
 mod switch;
 mod toolstack;

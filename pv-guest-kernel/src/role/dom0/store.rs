@@ -14,7 +14,7 @@ use pv_drivers::platform::{Access, Platform};
 use pv_drivers::xs::{LocalStore, Progress, Quota, RingConnection, Server};
 use spin::Mutex;
 
-use super::signal::Signal;
+use crate::task::signal::Signal;
 use crate::xen::events;
 use crate::xen::platform::Xen;
 

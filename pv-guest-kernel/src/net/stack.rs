@@ -1,0 +1,178 @@
+//! The TCP/IP stack: `smoltcp` over one link, with a task that moves it on.
+//!
+//! Lock rule: the stack's lock is held for one operation on a socket or one round of the task, never across an `await`.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::{AnySocket, dhcpv4};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
+use spin::Mutex;
+
+use super::addresses::{self, Source};
+use super::link::{Device, Link, LinkInfo};
+use crate::arch::instr;
+use crate::task::{self, signal::Signal};
+use crate::xen::clock;
+
+/// Rounds of the stack before other tasks get their turn.
+const ROUNDS: usize = 32;
+/// The first of the ports that are given to connections made here (RFC 6335, section 6).
+const FIRST_PORT: u16 = 49152;
+
+/// What the lock protects.
+pub struct Inner {
+    pub(super) interface: Interface,
+    pub(super) sockets: SocketSet<'static>,
+    device: Device,
+    dhcp: Option<SocketHandle>,
+    source: Source,
+    next_port: u16,
+}
+
+/// The stack.
+pub struct Stack {
+    inner: Mutex<Inner>,
+    /// Somebody did something to a socket.
+    work: Signal,
+    /// Addresses changed.
+    addresses: Signal,
+}
+
+fn now() -> Instant {
+    Instant::from_micros((clock::now() / 1000) as i64)
+}
+
+impl Stack {
+    /// A stack over this link.
+    pub fn new(link: Box<dyn Link>) -> Arc<Self> {
+        let mut device = Device { link };
+        let mac = device.link.info().mac;
+        let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
+        config.random_seed =
+            instr::rdtsc() ^ u64::from_le_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]);
+        config.slaac = true;
+        let mut interface = Interface::new(config, &mut device, now());
+        let mut sockets = SocketSet::new(Vec::new());
+        let (source, dhcp) = addresses::begin(&mut interface, &mut sockets, mac);
+        let inner = Inner { interface, sockets, device, dhcp, source, next_port: FIRST_PORT };
+        Arc::new(Self { inner: Mutex::new(inner), work: Signal::new(), addresses: Signal::new() })
+    }
+
+    /// What the link is like.
+    pub fn link(&self) -> LinkInfo {
+        self.inner.lock().device.link.info()
+    }
+
+    /// The addresses, the IPv4 gateway, and where they come from.
+    pub fn addresses(&self) -> (Vec<IpCidr>, Option<Ipv4Address>, Source) {
+        let inner = self.inner.lock();
+        let gateway = inner.interface.routes().get_default_ipv4_route().map(|route| match route.via_router {
+            smoltcp::wire::IpAddress::Ipv4(address) => address,
+            smoltcp::wire::IpAddress::Ipv6(_) => Ipv4Address::UNSPECIFIED,
+        });
+        (inner.interface.ip_addrs().to_vec(), gateway, inner.source)
+    }
+
+    /// Gives this machine a fixed address in place of what DHCP says.
+    pub fn set_address(&self, address: IpCidr, gateway: Option<Ipv4Address>) {
+        let mut inner = self.inner.lock();
+        if let Some(handle) = inner.dhcp.take() {
+            inner.sockets.remove(handle);
+        }
+        inner.source = Source::Fixed;
+        if let IpCidr::Ipv4(_) = address {
+            inner.interface.update_ip_addrs(|all| all.retain(|cidr| matches!(cidr, IpCidr::Ipv6(_))));
+            addresses::set_gateway(&mut inner.interface, gateway);
+        }
+        addresses::add(&mut inner.interface, address);
+        drop(inner);
+        self.addresses.raise();
+        self.work.raise();
+    }
+
+    /// Waits until there is an IPv4 address, for a while.
+    pub async fn configured(&self, patience: Duration) -> bool {
+        let mut seen = 0;
+        let there = || self.addresses().0.iter().any(|cidr| matches!(cidr, IpCidr::Ipv4(_)));
+        let wait = async {
+            while !there() {
+                poll_fn(|cx| self.addresses.poll_changed(&mut seen, cx)).await;
+            }
+        };
+        there() || task::timeout(patience, wait).await.is_ok()
+    }
+
+    /// Works on the stack, and lets its task go on.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
+        let result = f(&mut self.inner.lock());
+        self.work.raise();
+        result
+    }
+
+    /// Looks at the stack without making its task go on.
+    pub fn look<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
+        f(&mut self.inner.lock())
+    }
+
+    /// Moves the stack on for ever.
+    pub async fn serve(self: Arc<Self>) {
+        let mut seen = 0;
+        loop {
+            let delay = self.rounds().await;
+            let mut sleep = pin!(task::sleep(delay.unwrap_or(Duration::from_secs(3600))));
+            poll_fn(|cx| {
+                let mut ready = self.work.poll_changed(&mut seen, cx).is_ready();
+                ready |= self.inner.lock().device.link.poll_wait(cx).is_ready();
+                ready |= sleep.as_mut().poll(cx).is_ready();
+                if ready { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+    }
+
+    /// Polls until nothing changes; how long it can rest then.
+    async fn rounds(&self) -> Option<Duration> {
+        loop {
+            for _ in 0..ROUNDS {
+                let mut inner = self.inner.lock();
+                let Inner { interface, sockets, device, dhcp, .. } = &mut *inner;
+                device.link.poll();
+                let changed = interface.poll(now(), device, sockets) == PollResult::SocketStateChanged;
+                device.link.poll();
+                let configured = dhcp
+                    .is_some_and(|h| addresses::follow(interface, sockets.get_mut::<dhcpv4::Socket<'_>>(h)));
+                let delay = interface.poll_delay(now(), sockets);
+                drop(inner);
+                if configured {
+                    self.addresses.raise();
+                }
+                if !changed && !configured && delay.is_none_or(|delay| delay.total_micros() > 0) {
+                    return delay.map(Into::into);
+                }
+            }
+            task::yield_now().await;
+        }
+    }
+}
+
+impl Inner {
+    /// A port for a connection made here.
+    pub(super) fn port(&mut self) -> u16 {
+        let port = self.next_port;
+        self.next_port = if port == u16::MAX { FIRST_PORT } else { port + 1 };
+        port
+    }
+
+    /// A socket.
+    pub(super) fn socket<T: AnySocket<'static>>(&mut self, handle: SocketHandle) -> &mut T {
+        self.sockets.get_mut(handle)
+    }
+}
