@@ -86,7 +86,7 @@ fn find_heap(boot: &BootInfo) -> Range {
             LEAST_BYTES >> 20
         ));
     }
-    let wanted = ((memory / 256) + (4 << 20)).next_multiple_of(2 << 20);
+    let wanted = ((memory / 64) + (4 << 20)).next_multiple_of(2 << 20);
     let taken = taken(boot, Range::default());
     let mut found = None;
     boot.memory.free_ranges(&taken, |range| {
