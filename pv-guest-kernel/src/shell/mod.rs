@@ -9,6 +9,7 @@ mod words;
 
 pub mod disk;
 pub mod files;
+pub mod net;
 pub mod store;
 pub mod system;
 
@@ -39,8 +40,14 @@ pub fn add_commands(commands: &'static [Command]) {
 
 /// Every command, by name.
 pub fn commands() -> Vec<&'static Command> {
-    let builtin =
-        [system::COMMANDS, disk::COMMANDS, files::COMMANDS, store::COMMANDS, crate::bench::COMMANDS];
+    let builtin = [
+        system::COMMANDS,
+        disk::COMMANDS,
+        files::COMMANDS,
+        store::COMMANDS,
+        net::COMMANDS,
+        crate::bench::COMMANDS,
+    ];
     let extra = EXTRA.read();
     let mut all: Vec<_> = builtin.iter().chain(extra.iter()).flat_map(|c| c.iter()).collect();
     all.sort_by_key(|c| c.name);

@@ -1,0 +1,124 @@
+//! `iperf`: TCP throughput between two guests, or a guest and the driver domain.
+//!
+//! The protocol is this kernel's own, since the client of iperf3 wants a second connection and JSON: the client sends
+//! one line, `xenolith-iperf 1 BYTES send` or `... receive`; then so many bytes go in that direction; then the receiver
+//! of them says `done BYTES` in a line.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+
+use super::super::command::{Args, Failure, Outcome, human};
+use super::{address, ready};
+use crate::net::tcp::{Listener, Stream};
+use crate::println;
+use crate::xen::clock;
+use smoltcp::wire::IpEndpoint;
+
+const CHUNK: usize = 64 << 10;
+const MAGIC: &str = "xenolith-iperf 1";
+
+fn lost(error: impl core::fmt::Display) -> Failure {
+    Failure::because(error)
+}
+
+/// Reads one line, byte by byte: lines here are short.
+async fn line(stream: &mut Stream) -> Result<String, Failure> {
+    let mut text = String::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).await.map_err(lost)? == 1 && byte[0] != b'\n' {
+        text.push(char::from(byte[0]));
+        if text.len() > 80 {
+            return Err(Failure::because("the other end speaks another protocol"));
+        }
+    }
+    Ok(text)
+}
+
+async fn give(stream: &mut Stream, mut bytes: u64) -> Result<(), Failure> {
+    let chunk = vec![0x5a; CHUNK];
+    while bytes > 0 {
+        let count = bytes.min(CHUNK as u64);
+        stream.write_all(&chunk[..count as usize]).await.map_err(lost)?;
+        bytes -= count;
+    }
+    Ok(())
+}
+
+async fn take(stream: &mut Stream, bytes: u64) -> Result<(), Failure> {
+    let mut buffer = vec![0; CHUNK];
+    let mut left = bytes;
+    while left > 0 {
+        let most = left.min(CHUNK as u64) as usize;
+        let count = stream.read(&mut buffer[..most]).await.map_err(lost)?;
+        if count == 0 {
+            return Err(Failure::because(format!("only {} of {bytes} bytes came", bytes - left)));
+        }
+        left -= count as u64;
+    }
+    stream.write_all(format!("done {bytes}\n").as_bytes()).await.map_err(lost)
+}
+
+fn report(what: &str, bytes: u64, nanos: u64) {
+    let per_second = u128::from(bytes) * 1_000_000_000 / u128::from(nanos.max(1));
+    println!("{what} {bytes} bytes in {} ms: {}/s", nanos / 1_000_000, human(per_second as u64));
+}
+
+pub async fn run(mut args: Args) -> Outcome {
+    let number = args.take_size("port")?.unwrap_or(5201);
+    let number = u16::try_from(number)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| Failure::usage("port: 1 to 65535"))?;
+    let bytes = args.take_size("bytes")?.unwrap_or(64 << 20);
+    let count = args.take_size("count")?.unwrap_or(1);
+    let reverse = args.flag("reverse");
+    args.at_most(1)?;
+    if args.need(0, "server or ADDRESS")? == "server" {
+        return server(number, count).await;
+    }
+    let remote = IpEndpoint::new(address(args.need(0, "ADDRESS")?)?, number);
+    let stack = ready().await?;
+    let mut stream = Stream::connect(&stack, remote).await.map_err(lost)?;
+    let direction = if reverse { "receive" } else { "send" };
+    stream.write_all(format!("{MAGIC} {bytes} {direction}\n").as_bytes()).await.map_err(lost)?;
+    let start = clock::now();
+    if reverse {
+        take(&mut stream, bytes).await?;
+    } else {
+        give(&mut stream, bytes).await?;
+        if line(&mut stream).await? != format!("done {bytes}") {
+            return Err(Failure::because("the server did not take everything"));
+        }
+    }
+    report(if reverse { "received" } else { "sent" }, bytes, clock::now() - start);
+    stream.drained().await;
+    Ok(())
+}
+
+async fn server(number: u16, count: u64) -> Outcome {
+    let stack = ready().await?;
+    let mut listener = Listener::new(&stack, number, 2).map_err(lost)?;
+    println!("iperf: waiting on port {number}");
+    for _ in 0..count {
+        let mut stream = listener.accept().await.map_err(lost)?;
+        let request = line(&mut stream).await?;
+        let mut words = request.strip_prefix(MAGIC).unwrap_or("").split_whitespace();
+        let bytes = words.next().and_then(|text| text.parse::<u64>().ok());
+        let start = clock::now();
+        match (bytes, words.next()) {
+            (Some(bytes), Some("send")) => {
+                take(&mut stream, bytes).await?;
+                report("received", bytes, clock::now() - start);
+            }
+            (Some(bytes), Some("receive")) => {
+                give(&mut stream, bytes).await?;
+                line(&mut stream).await?;
+                report("sent", bytes, clock::now() - start);
+            }
+            _ => println!("iperf: {request:?} is not this protocol"),
+        }
+        stream.drained().await;
+    }
+    Ok(())
+}
