@@ -1,7 +1,7 @@
 //! A machine for tests: domains with memory, grants and event channels, and counters of all that happens.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec;
 use std::vec::Vec;
@@ -15,7 +15,7 @@ use crate::share::Quarantine;
 struct Page {
     gfn: u64,
     owner: DomainId,
-    bytes: Vec<AtomicU8>,
+    bytes: Mutex<Vec<u8>>,
 }
 
 struct Grant {
@@ -135,10 +135,6 @@ enum Kind {
 }
 
 impl Memory {
-    fn byte(&self, offset: usize) -> &AtomicU8 {
-        &self.pages[offset / PAGE_SIZE].bytes[offset % PAGE_SIZE]
-    }
-
     fn assert_writable(&self) {
         if let Kind::Mapped { access, .. } = &self.kind {
             assert_eq!(*access, Access::ReadWrite, "a write through a read-only mapping");
@@ -147,15 +143,19 @@ impl Memory {
 
     fn read<const N: usize>(&self, offset: usize) -> [u8; N] {
         assert_eq!(offset % N, 0, "misaligned access");
-        core::array::from_fn(|i| self.byte(offset + i).load(Ordering::SeqCst))
+        let bytes = self.pages[offset / PAGE_SIZE].bytes.lock().unwrap();
+        bytes[offset % PAGE_SIZE..][..N].try_into().unwrap()
+    }
+
+    pub fn copy_in_for_test(&self, bytes: &[u8]) {
+        SharedMemory::copy_in(self, 0, bytes);
     }
 
     fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) {
         assert_eq!(offset % N, 0, "misaligned access");
         self.assert_writable();
-        for (i, byte) in bytes.into_iter().enumerate() {
-            self.byte(offset + i).store(byte, Ordering::SeqCst);
-        }
+        let mut page = self.pages[offset / PAGE_SIZE].bytes.lock().unwrap();
+        page[offset % PAGE_SIZE..][..N].copy_from_slice(&bytes);
     }
 }
 
@@ -197,15 +197,25 @@ impl SharedMemory for Memory {
     }
 
     fn copy_out(&self, offset: usize, to: &mut [u8]) {
-        for (i, byte) in to.iter_mut().enumerate() {
-            *byte = self.byte(offset + i).load(Ordering::Relaxed);
+        let (mut to, mut at) = (to, offset);
+        while !to.is_empty() {
+            let count = to.len().min(PAGE_SIZE - at % PAGE_SIZE);
+            let (part, rest) = to.split_at_mut(count);
+            let page = self.pages[at / PAGE_SIZE].bytes.lock().unwrap();
+            part.copy_from_slice(&page[at % PAGE_SIZE..][..count]);
+            (to, at) = (rest, at + count);
         }
     }
 
     fn copy_in(&self, offset: usize, from: &[u8]) {
         self.assert_writable();
-        for (i, byte) in from.iter().enumerate() {
-            self.byte(offset + i).store(*byte, Ordering::Relaxed);
+        let (mut from, mut at) = (from, offset);
+        while !from.is_empty() {
+            let count = from.len().min(PAGE_SIZE - at % PAGE_SIZE);
+            let (part, rest) = from.split_at(count);
+            let mut page = self.pages[at / PAGE_SIZE].bytes.lock().unwrap();
+            page[at % PAGE_SIZE..][..count].copy_from_slice(part);
+            (from, at) = (rest, at + count);
         }
     }
 
@@ -253,6 +263,10 @@ impl Drop for Memory {
 }
 
 impl Domain {
+    pub fn machine_for_test(&self) -> Machine {
+        self.machine.clone()
+    }
+
     /// Whether the port fired since the last call.
     pub fn take_event(&self, port: Port) -> bool {
         let mut inner = self.machine.lock();
@@ -355,7 +369,7 @@ impl Platform for Domain {
         for _ in 0..pages {
             // Frames are scattered, so that nobody counts on neighbours.
             inner.next_gfn += 3;
-            let bytes = (0..PAGE_SIZE).map(|_| AtomicU8::new(0)).collect();
+            let bytes = Mutex::new(vec![0; PAGE_SIZE]);
             let page = Arc::new(Page { gfn: inner.next_gfn, owner: self.id, bytes });
             inner.frames.insert(page.gfn, Arc::downgrade(&page));
             run.push(page);
@@ -416,10 +430,8 @@ impl Platform for Domain {
                 if from_offset + len > PAGE_SIZE || to_offset + len > PAGE_SIZE {
                     return Err(Errno::EINVAL);
                 }
-                for i in 0..len {
-                    let byte = from.bytes[from_offset + i].load(Ordering::Relaxed);
-                    to.bytes[to_offset + i].store(byte, Ordering::Relaxed);
-                }
+                let bytes = from.bytes.lock().unwrap()[from_offset..][..len].to_vec();
+                to.bytes.lock().unwrap()[to_offset..][..len].copy_from_slice(&bytes);
                 self.machine.meters.bytes_copied.fetch_add(len as u64, Ordering::SeqCst);
                 Ok(())
             })();

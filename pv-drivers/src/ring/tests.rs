@@ -97,6 +97,8 @@ fn runaway_indices_are_faults() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Any order of operations on both halves moves every message once and in order, and an armed half always hears
     /// of new messages.
     #[test]

@@ -29,6 +29,13 @@ impl LocalStore {
         Self { server: server.clone(), id }
     }
 
+    /// Connects an unprivileged domain without a ring.
+    #[cfg(test)]
+    pub fn unprivileged(server: &Arc<Mutex<Server>>, domain: DomainId) -> Self {
+        let id = server.lock().connect(domain, false);
+        Self { server: server.clone(), id }
+    }
+
     /// The server.
     #[must_use]
     pub fn server(&self) -> &Arc<Mutex<Server>> {

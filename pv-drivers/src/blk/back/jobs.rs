@@ -20,12 +20,14 @@ use crate::platform::{GrantCopy, SharedMemory};
 const PARTS_MAX: usize = 64;
 
 /// A request of the ring that is being carried out.
-struct Active {
+struct Active<M> {
     id: u64,
     operation: u8,
     parts_left: usize,
     status: i16,
     copies_out: Vec<GrantCopy>,
+    /// Memory of the parts that are done, of use until the last one is: the copies out are made then.
+    held: Vec<HeldPiece<M>>,
 }
 
 /// A request that is done.
@@ -72,7 +74,7 @@ pub(super) struct Work<M> {
 
 /// All that is between the ring and the device.
 pub(super) struct Jobs<M> {
-    active: Vec<Option<Active>>,
+    active: Vec<Option<Active<M>>>,
     unused: Vec<usize>,
     /// Not yet submitted.
     waiting: VecDeque<Job<M>>,
@@ -118,7 +120,8 @@ impl<M: SharedMemory> Jobs<M> {
     }
 
     fn begin(&mut self, id: u64, operation: u8, copies_out: Vec<GrantCopy>) -> usize {
-        let active = Active { id, operation, parts_left: 0, status: blkif::RSP_OKAY, copies_out };
+        let active =
+            Active { id, operation, parts_left: 0, status: blkif::RSP_OKAY, copies_out, held: Vec::new() };
         match self.unused.pop() {
             Some(at) => {
                 if let Some(slot) = self.active.get_mut(at) {
@@ -133,7 +136,7 @@ impl<M: SharedMemory> Jobs<M> {
         }
     }
 
-    fn active(&mut self, request: usize) -> Option<&mut Active> {
+    fn active(&mut self, request: usize) -> Option<&mut Active<M>> {
         self.active.get_mut(request)?.as_mut()
     }
 
@@ -260,7 +263,9 @@ impl<M: SharedMemory> Jobs<M> {
             return;
         }
         for part in job.parts {
-            self.released.extend(part.pieces);
+            if let Some(active) = self.active(part.request) {
+                active.held.extend(part.pieces);
+            }
             self.complete_part(part.request, result);
         }
     }
@@ -286,6 +291,7 @@ impl<M: SharedMemory> Jobs<M> {
         }
         if let Some(Some(active)) = self.active.get_mut(request).map(Option::take) {
             self.unused.push(request);
+            self.released.extend(active.held);
             if self.barring == Some(request) {
                 self.barring = None;
             }
@@ -303,6 +309,9 @@ impl<M: SharedMemory> Jobs<M> {
         self.finished.clear();
         for job in self.waiting.drain(..).chain(self.barrier.drain(..)) {
             self.released.extend(job.parts.into_iter().flat_map(|part| part.pieces));
+        }
+        for active in self.active.iter_mut().flatten() {
+            self.released.append(&mut active.held);
         }
     }
 

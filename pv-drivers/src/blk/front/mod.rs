@@ -578,7 +578,7 @@ impl<P: Platform> BlkFront<P> {
                 XenbusState::Closing => {
                     self.poll();
                     self.state = FrontState::Closing;
-                    self.close_if_idle(store);
+                    self.close_if_idle(store, back);
                 }
                 XenbusState::Closed | XenbusState::Unknown | XenbusState::Initialising => self.lose(store),
                 XenbusState::InitWait => self.lose(store),
@@ -589,7 +589,7 @@ impl<P: Platform> BlkFront<P> {
                 if matches!(back, XenbusState::Closed | XenbusState::Unknown) {
                     self.fail_all();
                 }
-                self.close_if_idle(store);
+                self.close_if_idle(store, back);
             }
             FrontState::Failed => {
                 if self.link.take().is_some() {
@@ -608,7 +608,8 @@ impl<P: Platform> BlkFront<P> {
     fn on_store_connecting(&mut self, store: &mut dyn Store, back: XenbusState) {
         match back {
             XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected => {}
-            XenbusState::Closing | XenbusState::Closed if !self.options.reconnect => {
+            // A closed one may start over when it sees that we have.
+            XenbusState::Closing if !self.options.reconnect => {
                 self.state = FrontState::Closed;
                 self.say(store, XenbusState::Closed);
                 return;
@@ -698,7 +699,7 @@ impl<P: Platform> BlkFront<P> {
             FrontState::Connected => {
                 self.kick();
                 self.state = FrontState::Closing;
-                self.close_if_idle(store);
+                self.close_if_idle(store, XenbusState::Connected);
             }
             FrontState::Connecting => {
                 self.link = None;
@@ -710,15 +711,19 @@ impl<P: Platform> BlkFront<P> {
         }
     }
 
-    fn close_if_idle(&mut self, store: &mut dyn Store) {
+    /// Says `Closing` when all is answered, and `Closed` when the back end has let go of the ring, or wants us to be
+    /// first.
+    fn close_if_idle(&mut self, store: &mut dyn Store, back: XenbusState) {
         if self.outstanding() > 0 {
             return;
         }
-        if self.link.take().is_some() {
+        if matches!(back, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown) {
+            self.link = None;
+            self.state = FrontState::Closed;
+            self.say(store, XenbusState::Closed);
+        } else {
             self.say(store, XenbusState::Closing);
         }
-        self.state = FrontState::Closed;
-        self.say(store, XenbusState::Closed);
     }
 }
 
