@@ -175,14 +175,25 @@ impl<F: EntryFormat> DomainMemory<F> {
                     return false;
                 }
                 Ok(Some((gfn, mapping))) => {
-                    self.npt.unmap(ram.memory, gfn);
-                    match self.classify(ram, gfn, mapping) {
-                        Occupant::Own(mapping) => self.reclaim(ram, mapping.mfn, mapping.size.pages()),
-                        Occupant::Special(mapping) => ram.set_gfn(mapping.mfn, NO_GFN),
-                        Occupant::Nothing | Occupant::Foreign(_) | Occupant::Device(_) => {}
+                    let end = (gfn.raw() | (mapping.size.pages() - 1)) + 1;
+                    let count = match self.classify(ram, gfn, mapping) {
+                        Occupant::Own(mapping) => {
+                            // A leaf of 1 GiB is taken in parts, and unmapped with the last.
+                            let count = (end - gfn.raw()).min(PageSize::M2.pages());
+                            self.reclaim(ram, mapping.mfn, count);
+                            count
+                        }
+                        Occupant::Special(mapping) => {
+                            ram.set_gfn(mapping.mfn, NO_GFN);
+                            1
+                        }
+                        Occupant::Nothing | Occupant::Foreign(_) | Occupant::Device(_) => end - gfn.raw(),
+                    };
+                    *next = Gfn::new(gfn.raw() + count);
+                    if next.raw() == end {
+                        self.npt.unmap(ram.memory, gfn);
                     }
-                    left = left.saturating_sub(u32::try_from(mapping.size.pages()).unwrap_or(u32::MAX) / 8);
-                    *next = Gfn::new(gfn.raw() + mapping.size.pages());
+                    left = left.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX) / 8);
                 }
                 Ok(None) => break,
             }
