@@ -7,4 +7,6 @@ pub mod dma;
 pub mod ide_disk;
 pub mod interrupt;
 pub mod pci;
+pub mod virtio;
 pub mod virtio_disk;
+pub mod virtio_net;

@@ -17,12 +17,11 @@ use pv_drivers::platform::SharedMemory;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::pci::PciTransport;
-use virtio_drivers::transport::pci::bus::PciRoot;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::dma::{self, KernelHal};
-use super::pci::{BarInfo, ConfigPorts, ConfigurationAccess, Function};
-use crate::mm::paging;
+use super::pci::Function;
+use super::virtio;
 use crate::xen::platform::Pages;
 
 /// Requests in flight at most: descriptors of the queue, each request using one with an indirect table behind it.
@@ -33,7 +32,6 @@ pub const PIECES: usize = 64;
 const QUEUE: u16 = 0;
 /// PCI device numbers of block devices: modern, and transitional (section 4.1.2.1).
 const DEVICES: [u16; 2] = [0x1042, 0x1001];
-const VENDOR: u16 = 0x1af4;
 
 bitflags! {
     /// The features that this driver knows (sections 5.2.3 and 6).
@@ -43,9 +41,9 @@ bitflags! {
         const RO = 1 << 5;
         const FLUSH = 1 << 9;
         const DISCARD = 1 << 13;
-        const INDIRECT = 1 << 28;
-        const VERSION_1 = 1 << 32;
-        const ACCESS_PLATFORM = 1 << 33;
+        const INDIRECT = virtio::feature::INDIRECT;
+        const VERSION_1 = virtio::feature::VERSION_1;
+        const ACCESS_PLATFORM = virtio::feature::ACCESS_PLATFORM;
     }
 }
 
@@ -125,7 +123,7 @@ pub struct VirtioDisk {
 
 /// Whether this function is a virtio disk.
 pub fn is_disk(function: &Function) -> bool {
-    function.info.vendor_id == VENDOR && DEVICES.contains(&function.info.device_id)
+    function.info.vendor_id == virtio::VENDOR && DEVICES.contains(&function.info.device_id)
 }
 
 impl VirtioDisk {
@@ -134,10 +132,7 @@ impl VirtioDisk {
     /// # Errors
     /// What is wrong with the device, in words.
     pub fn new(function: &Function) -> Result<Self, String> {
-        function.enable();
-        let mut root = PciRoot::new(ConfigPorts);
-        let mut transport = PciTransport::new::<KernelHal, _>(&mut root, function.address)
-            .map_err(|_| "its virtio capabilities are broken, or it is a legacy-only device")?;
+        let mut transport = virtio::transport(function)?;
         let features = transport.begin_init(
             Features::SEG_MAX
                 | Features::RO
@@ -157,7 +152,7 @@ impl VirtioDisk {
         };
         let queue = VirtQueue::new(&mut transport, QUEUE, features.contains(Features::INDIRECT), false)
             .map_err(|_| "its queue is too small")?;
-        set_vector(function, QUEUE, 0).ok_or("its common configuration cannot be reached")?;
+        virtio::set_vector(function, QUEUE, 0)?;
         transport.finish_init();
         let headers =
             Pages::new((DEPTH * size_of::<Header>()).div_ceil(4096)).map_err(|_| "out of memory")?;
@@ -322,28 +317,5 @@ impl BlockDevice<Pages> for VirtioDisk {
 
     fn location(&self, _sector: u64, _count: u64) -> Option<Location> {
         None
-    }
-}
-
-/// Chooses the MSI-X entry that a queue raises, which `virtio_drivers` leaves to its user (section 4.1.5.1.2).
-fn set_vector(function: &Function, queue: u16, entry: u16) -> Option<()> {
-    const CAPABILITY_VENDOR: u8 = 9;
-    const COMMON_CONFIGURATION: u8 = 1;
-    const QUEUE_SELECT: usize = 22;
-    const QUEUE_VECTOR: usize = 26;
-    let root = PciRoot::new(ConfigPorts);
-    let common = root
-        .capabilities(function.address)
-        .find(|c| c.id == CAPABILITY_VENDOR && (c.private_header >> 8) as u8 == COMMON_CONFIGURATION)?;
-    let bar = ConfigPorts.read_word(function.address, common.offset + 4) as u8;
-    let offset = ConfigPorts.read_word(function.address, common.offset + 8);
-    let bars = function.bars();
-    let (base, _) = bars.get(usize::from(bar))?.as_ref().and_then(BarInfo::memory_address_size)?;
-    let registers = paging::map_device(base + u64::from(offset), 64);
-    // SAFETY: these are the device's registers, mapped uncached; both fields are 16 bits wide and aligned.
-    unsafe {
-        registers.add(QUEUE_SELECT).cast::<u16>().write_volatile(queue);
-        registers.add(QUEUE_VECTOR).cast::<u16>().write_volatile(entry);
-        (registers.add(QUEUE_VECTOR).cast::<u16>().read_volatile() == entry).then_some(())
     }
 }
