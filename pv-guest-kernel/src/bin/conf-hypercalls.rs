@@ -19,7 +19,7 @@ async fn run(t: &mut Test) -> Outcome {
     for number in (0..64u64).chain([64, 100, 1000, u64::from(u32::MAX), 1 << 32, 1 << 63, u64::MAX]) {
         if ROWS.iter().any(|row| row.number == number)
             || number == 48
-            || identity().extra() != "-xenolith" && number < 64
+            || !identity().is_xenolith() && number < 64
         {
             continue;
         }
@@ -27,14 +27,17 @@ async fn run(t: &mut Test) -> Outcome {
     }
     // Known numbers with sub-operations that no row has.
     for row in ROWS.iter().filter(|row| row.sub.is_some()) {
-        for sub in [63, 64, 1 << 20, 1 << 32, u64::MAX] {
+        for sub in [62, 63, 64, 1 << 20, 1 << 32, u64::MAX] {
             if ROWS.iter().any(|r| r.number == row.number && r.sub == Some(sub)) {
                 continue;
             }
             let result = raw(row.number, [sub, 0, 0, 0, 0]);
-            let refused =
-                matches!(result, Err(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM | Errno::EINVAL));
-            t.check(row.name, refused);
+            if identity().is_xenolith() {
+                t.equal(row.name, result, Err(Errno::ENOSYS));
+            } else {
+                // Xen looks at 32 bits, and keeps the progress of long operations in some of them.
+                t.check(row.name, sub > 63 || result.is_err());
+            }
         }
     }
     // Every call with arguments that point nowhere: an error or harmless, never the end.

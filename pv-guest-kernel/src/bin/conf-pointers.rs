@@ -4,9 +4,11 @@
 
 use pv_abi::call::number;
 use pv_abi::{Errno, hvm, version};
+use pv_guest_kernel::arch::probe;
 use pv_guest_kernel::conf::{Outcome, Test, error, raw};
 use pv_guest_kernel::mm::paging::{self, Flags};
 use pv_guest_kernel::mm::{PAGE, frames};
+use pv_guest_kernel::xen::identity;
 
 pv_guest_kernel::conformance!(run);
 
@@ -14,6 +16,11 @@ pv_guest_kernel::conformance!(run);
 const WINDOW: u64 = 0xffff_d000_0000_0000;
 
 fn features(address: u64) -> Result<u64, Errno> {
+    // Index 0 and no answer yet, as far as the place is mapped.
+    if (WINDOW..WINDOW + 3 * PAGE).contains(&address) {
+        // SAFETY: the window is this test's own; where it is not writable the fault is caught.
+        let _ = unsafe { probe::write(address, 0) };
+    }
     raw(number::XEN_VERSION, [version::op::GET_FEATURES, address, 0, 0, 0])
 }
 
@@ -43,6 +50,10 @@ async fn run(t: &mut Test) -> Outcome {
         ("the very end", u64::MAX),
         ("across into the non-canonical", 0x7fff_ffff_fffc),
     ] {
+        if what.starts_with("non-canonical") && !identity().is_xenolith() {
+            // Xen ignores the bits above the 48th.
+            continue;
+        }
         t.equal(what, features(address), Err(Errno::EFAULT));
         t.equal(what, time(address), Err(Errno::EFAULT));
     }

@@ -9,7 +9,7 @@ use pv_abi::{Errno, VcpuId, hvm};
 use pv_guest_kernel::arch::cpu;
 use pv_guest_kernel::conf::{Outcome, Test};
 use pv_guest_kernel::task::{self, spawn};
-use pv_guest_kernel::xen::{clock, hv, stub};
+use pv_guest_kernel::xen::{clock, hv, identity, stub};
 
 pv_guest_kernel::conformance!(run);
 
@@ -58,10 +58,11 @@ async fn run(t: &mut Test) -> Outcome {
     // The calls themselves.
     let me = VcpuId::new(cpu::this().id);
     let past = SetSingleshotTimer { timeout_abs_ns: 1, flags: TimerFlags::FUTURE.bits(), pad: 0 };
-    t.equal(
-        "a time in the past, refused",
-        stub::vcpu_set_singleshot_timer(hv(), me, &past),
-        Err(Errno::ETIME),
+    let refused = stub::vcpu_set_singleshot_timer(hv(), me, &past);
+    // The header says ETIME; Xen takes it and fires at once.
+    t.check(
+        "a time in the past",
+        refused == Err(Errno::ETIME) || !identity().is_xenolith() && refused == Ok(0),
     );
     let nobody = VcpuId::new(4000);
     t.equal("no such vCPU", stub::vcpu_set_singleshot_timer(hv(), nobody, &past), Err(Errno::ENOENT));

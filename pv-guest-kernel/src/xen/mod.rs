@@ -92,6 +92,11 @@ impl Identity {
         core::str::from_utf8(&self.extra[..end]).unwrap_or("?")
     }
 
+    /// Is this Xenolith, rather than another hypervisor with the same interface?
+    pub fn is_xenolith(&self) -> bool {
+        self.extra() == "-xenolith"
+    }
+
     /// Is this domain's memory mapped one to one, so that a device reaches a page at its guest-physical address?
     pub fn direct_mapped(&self) -> bool {
         self.features.contains(Features::DIRECT_MAPPED)
