@@ -41,12 +41,6 @@ impl Fifo {
         Self { queues: alloc::vec![Queues::default(); vcpus], array: Vec::new() }
     }
 
-    /// How many ports have words.
-    #[cfg(test)]
-    pub fn words(&self) -> usize {
-        self.array.len() * WORDS_PER_PAGE
-    }
-
     /// The control block of a virtual CPU.
     pub fn control(&self, vcpu: usize) -> Option<HostPhys> {
         self.queues.get(vcpu)?.control

@@ -26,6 +26,9 @@ mod send;
 mod table;
 mod two_level;
 
+#[cfg(test)]
+mod tests;
+
 pub use channel::{ChannelState, Status};
 pub use place::InfoPlace;
 pub use table::{Closed, EventTable, Peers, Polled, Refused, Sent};
