@@ -81,6 +81,25 @@ fn marks_go_with_the_last_of_their_kind() {
 }
 
 #[test]
+fn an_entry_rewritten_while_in_use_stays_with_its_user() {
+    let world = World::new();
+    world.grant(1, 9, 2, 5);
+    let mapping = world.map_at(2, (1, 9), 32, false);
+    world.set_entry(1, 9, PERMIT | GrantFlags::READING, 3, 6);
+    assert_eq!(world.map_at(3, (1, 9), 32, false).status, GrantStatus::BAD_GNTREF);
+    assert_eq!(world.map_at(3, (1, 9), 32, true).status, GrantStatus::BAD_GNTREF);
+    assert_eq!(world.copy(3, granted(1, 9, 0), own(3, 0), 8, FROM_REF), GrantStatus::BAD_GNTREF);
+    let again = world.map_at(2, (1, 9), 33, false);
+    assert_eq!(again.status, OKAY);
+    assert_eq!(world.mfn(2, 33), world.mfn(1, 5), "the page is the one that it began with");
+    assert_eq!((world.unmap(2, mapping.handle, 32), world.unmap(2, again.handle, 33)), (OKAY, OKAY));
+    assert_eq!(world.map_at(2, (1, 9), 32, false).status, GrantStatus::GENERAL_ERROR);
+    assert_eq!(world.map_at(3, (1, 9), 32, false).status, OKAY);
+    assert_eq!(world.mfn(3, 32), world.mfn(1, 6));
+    world.end();
+}
+
+#[test]
 fn bad_references_are_refused_and_leave_no_marks() {
     let world = World::new();
     world.grant(1, 9, 3, 5);
