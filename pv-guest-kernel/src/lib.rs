@@ -15,6 +15,7 @@ pub mod conf;
 pub mod console;
 pub mod data;
 pub mod dev;
+pub mod figures;
 pub mod fs;
 pub mod logger;
 pub mod mm;

@@ -1,15 +1,20 @@
 //! The driver domain's role: devices, XenStore, consoles, toolstack.
 //!
 //! Words on the command line: `until=guests` ends the machine when all guests have ended; `console=NAME` brings a
-//! guest's console to the foreground; `exec=` runs commands here and then ends the machine with their status.
+//! guest's console to the foreground; `statistics=shared` shows guests the
+//! hypervisor's counters; `exec=` runs commands here and then ends the machine with their status.
 
 mod commands;
 mod consoles;
 mod devices;
+mod figures;
 mod local_disk;
 mod store;
 mod switch;
 mod toolstack;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use pv_abi::DomainId;
 use pv_abi::control::POWER_OFF;
@@ -21,6 +26,8 @@ use consoles::Consoles;
 use devices::Devices;
 use store::Service;
 use toolstack::{Toolstack, Until};
+
+static STORE: spin::Once<Arc<Service>> = spin::Once::new();
 
 /// The manifest of the boot bundle, which the hypervisor passes as the first module.
 fn manifest() -> Option<Manifest<'static>> {
@@ -34,6 +41,12 @@ pub async fn run() -> i32 {
     let consoles = Consoles::new();
     println!("xenolith: Ctrl-a 0 is this console, Ctrl-a 1 to 9 are the guests', Ctrl-a ? lists them");
     let store = Service::new(own);
+    STORE.call_once(|| store.clone());
+    crate::xen::store::provide(Box::new(store.client()), || {
+        if let Some(store) = STORE.get() {
+            store.touched();
+        }
+    });
     let devices = Devices::find(own, store.clone());
     let manifest = manifest();
     if manifest.is_none() {
@@ -45,6 +58,9 @@ pub async fn run() -> i32 {
     };
     let toolstack = Toolstack::new(manifest, store.clone(), consoles.clone(), devices.clone(), until);
     commands::init(toolstack.clone());
+    if cmdline::value("statistics") == Some("shared") {
+        task::spawn(figures::serve(own, store.clone()));
+    }
     task::spawn(store.serve());
     task::spawn(consoles.clone().serve());
     task::spawn(devices.serve());
