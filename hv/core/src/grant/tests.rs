@@ -473,3 +473,51 @@ fn a_table_that_cannot_be_had_is_refused() {
     assert_eq!(table.err(), Some(Errno::ENOMEM));
     fixture.ram().free(all);
 }
+
+/// Each domain, on a thread of its own, uses the next one's grants, gives pages back and gets new ones.
+#[test]
+fn domains_may_do_all_this_at_the_same_time() {
+    const ROUNDS: u64 = 150;
+    let world = World::new();
+    let next = |id: u16| id % 3 + 1;
+    for id in 1..=3 {
+        (0..4).for_each(|at| world.grant(id, 8 + at, next(next(id)), u64::from(at)));
+    }
+    std::thread::scope(|scope| {
+        for id in 1..=3u16 {
+            let world = &world;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let (place, gref) = (32 + round % 5, 8 + (round % 4) as u32);
+                    // The granter may just have given the page back: then there is nothing to use.
+                    let mapping = world.map_at(id, (next(id), gref), place, round % 2 == 0);
+                    assert!(
+                        mapping.status == OKAY || mapping.status == GrantStatus::BAD_PAGE,
+                        "{:?}",
+                        mapping.status
+                    );
+                    let own_page = 8 + round % 4;
+                    let status = world.copy(id, granted(next(id), gref, 0), own(own_page, 0), 4096, FROM_REF);
+                    assert!(status == OKAY || status == GrantStatus::BAD_PAGE, "{status:?}");
+                    let status = world.copy(id, own(own_page, 0), granted(next(id), gref, 0), 4096, TO_REF);
+                    assert!(status == OKAY || status == GrantStatus::BAD_PAGE, "{status:?}");
+                    let gfn = round % 4;
+                    assert!(world.decrease(id, gfn));
+                    if mapping.status == OKAY {
+                        assert_eq!(world.unmap(id, mapping.handle, place), OKAY);
+                    }
+                    // The page counts until its user lets go of it, which waits for nothing of this domain's.
+                    while !world.populate(id, gfn) {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+    });
+    for id in 1..=3 {
+        assert_eq!(world.domain(id).memory.read().account().total(), Pages::new(PAGES));
+        (8..12).for_each(|gref| assert_eq!(world.flags(id, gref), PERMIT, "d{id} {gref}"));
+    }
+    world.fixture.check();
+    world.end();
+}
