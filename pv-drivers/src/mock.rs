@@ -55,7 +55,6 @@ struct Inner {
     retired: BTreeMap<DomainId, Quarantine<Memory>>,
     now: u64,
     grant_limit: usize,
-    page_limit: usize,
 }
 
 /// The machine.
@@ -68,7 +67,6 @@ pub struct Machine {
 /// Running totals.
 #[derive(Default)]
 pub struct Meters {
-    pub notifications: Mutex<BTreeMap<DomainId, u64>>,
     pub bytes_copied: AtomicU64,
     pub grant_copies: AtomicU64,
     pub map_calls: AtomicU64,
@@ -77,14 +75,8 @@ pub struct Meters {
 
 impl Machine {
     pub fn new() -> Self {
-        let inner = Inner {
-            next_gfn: 0x100,
-            next_port: 1,
-            next_grant: 8,
-            grant_limit: 100_000,
-            page_limit: 100_000,
-            ..Inner::default()
-        };
+        let inner =
+            Inner { next_gfn: 0x100, next_port: 1, next_grant: 8, grant_limit: 100_000, ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(inner)), meters: Arc::default() }
     }
 
@@ -108,11 +100,6 @@ impl Machine {
     pub fn limit_grants(&self, limit: usize) {
         self.lock().grant_limit = limit;
     }
-
-    /// Refuses pages beyond this many in a domain.
-    pub fn limit_pages(&self, limit: usize) {
-        self.lock().page_limit = limit;
-    }
 }
 
 /// One domain of the machine.
@@ -131,7 +118,13 @@ pub struct Memory {
 
 enum Kind {
     Own(DomainId),
-    Mapped { granter: DomainId, grants: Vec<GrantRef>, access: Access },
+    /// Another view of own pages.
+    Borrowed,
+    Mapped {
+        granter: DomainId,
+        grants: Vec<GrantRef>,
+        access: Access,
+    },
 }
 
 impl Memory {
@@ -145,6 +138,12 @@ impl Memory {
         assert_eq!(offset % N, 0, "misaligned access");
         let bytes = self.pages[offset / PAGE_SIZE].bytes.lock().unwrap();
         bytes[offset % PAGE_SIZE..][..N].try_into().unwrap()
+    }
+
+    /// Another object for the same own pages, of which only one may be dropped.
+    pub fn clone_for_test(&self) -> Self {
+        assert!(matches!(self.kind, Kind::Own(_)), "not own memory");
+        Self { machine: self.machine.clone(), pages: self.pages.clone(), kind: Kind::Borrowed }
     }
 
     pub fn copy_in_for_test(&self, bytes: &[u8]) {
@@ -243,6 +242,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let mut inner = self.machine.lock();
         match &self.kind {
+            Kind::Borrowed => {}
             Kind::Own(owner) => {
                 for page in &self.pages {
                     assert!(
@@ -288,11 +288,6 @@ impl Domain {
         }
     }
 
-    /// Events sent by this domain.
-    pub fn notifications(&self) -> u64 {
-        self.machine.meters.notifications.lock().unwrap().get(&self.id).copied().unwrap_or(0)
-    }
-
     /// Tries again to free retired pages.
     pub fn retry_retired(&self) {
         let mut quarantine = self.machine.lock().retired.remove(&self.id).unwrap_or_default();
@@ -309,13 +304,6 @@ impl Domain {
         {
             inner.grants.remove(&(self.id, grant.raw()));
         }
-    }
-
-    /// Maps the page again as the hypervisor did for the console and XenStore pages.
-    pub fn adopt(&self, memory: &Memory) -> Memory {
-        let pages = memory.pages.clone();
-        *self.machine.lock().pages.entry(self.id).or_default() += pages.len();
-        Memory { machine: self.machine.clone(), pages, kind: Kind::Own(self.id) }
     }
 
     fn resolve(&self, inner: &Inner, end: CopyEnd, write: bool) -> Result<(Arc<Page>, u16), Errno> {
@@ -359,12 +347,7 @@ impl Platform for Domain {
 
     fn allocate(&self, pages: usize) -> Result<Memory, Errno> {
         let mut inner = self.machine.lock();
-        let limit = inner.page_limit;
-        let used = inner.pages.entry(self.id).or_default();
-        if *used + pages > limit {
-            return Err(Errno::ENOMEM);
-        }
-        *used += pages;
+        *inner.pages.entry(self.id).or_default() += pages;
         let mut run = Vec::new();
         for _ in 0..pages {
             // Frames are scattered, so that nobody counts on neighbours.
@@ -461,7 +444,6 @@ impl Platform for Domain {
     }
 
     fn notify(&self, port: Port) {
-        *self.machine.meters.notifications.lock().unwrap().entry(self.id).or_default() += 1;
         let mut inner = self.machine.lock();
         let peer = inner.ports.get(&(self.id, port)).and_then(|state| state.peer);
         if let Some(peer) = peer.and_then(|key| inner.ports.get_mut(&key)) {

@@ -36,6 +36,12 @@ impl LocalStore {
         Self { server: server.clone(), id }
     }
 
+    /// Sends `XS_RESET_WATCHES`.
+    #[cfg(test)]
+    pub fn reset_for_test(&mut self) {
+        self.call(kind::RESET_WATCHES, TransactionId::NONE, b"\0").unwrap();
+    }
+
     /// The server.
     #[must_use]
     pub fn server(&self) -> &Arc<Mutex<Server>> {
