@@ -15,6 +15,7 @@ extern crate std;
 pub mod apic;
 pub mod boot;
 pub mod build;
+pub mod call;
 pub mod domain;
 pub mod event;
 pub mod exit;

@@ -82,7 +82,7 @@ macro_rules! for_each_hypercall {
             /// Gives the reason of the coming shutdown ahead of it.
             SchedShutdownCode, sched_shutdown_code, $crate::call::number::SCHED_OP,
             $crate::sched::op::SHUTDOWN_CODE, Guest,
-            (shutdown: In<$crate::sched::Shutdown>), [EINVAL, EBUSY];
+            (shutdown: In<$crate::sched::Shutdown>), [EINVAL];
 
             // ---- set_timer_op ----
             /// Sets the vCPU's single-shot timer to a system time; 0 stops it.
@@ -298,7 +298,7 @@ macro_rules! for_each_hypercall {
             (device: In<$crate::physdev::PciDevice>), [ENODEV];
 
             // ---- console_io ----
-            /// Writes text to the emergency console; returns the number of bytes taken.
+            /// Writes text to the emergency console; returns 0 when all of it was taken.
             ConsoleWrite, console_write, $crate::call::number::CONSOLE_IO, $crate::call::number::CONSOLE_WRITE, Guest,
             (text: Text), [];
             /// Reads input of the emergency console; returns the number of bytes.

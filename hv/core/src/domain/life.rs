@@ -79,6 +79,7 @@ pub enum Phase {
 struct Inner {
     phase: Phase,
     pauses: u32,
+    announced: Option<ShutdownReason>,
 }
 
 /// A domain's phase and pause count.
@@ -109,7 +110,10 @@ impl Default for Life {
 impl Life {
     /// The life of a domain that was just made: paused once.
     pub const fn new() -> Self {
-        Self { inner: Mutex::new(Inner { phase: Phase::Created, pauses: 1 }), dying: AtomicBool::new(false) }
+        Self {
+            inner: Mutex::new(Inner { phase: Phase::Created, pauses: 1, announced: None }),
+            dying: AtomicBool::new(false),
+        }
     }
 
     /// The phase.
@@ -149,11 +153,16 @@ impl Life {
         })
     }
 
+    /// The domain gives the reason of its shutdown ahead of it (`SCHEDOP_shutdown_code`). The first one stays.
+    pub fn announce(&self, reason: ShutdownReason) {
+        self.inner.lock().announced.get_or_insert(reason);
+    }
+
     /// The domain shuts down; `None` if it has already, or is dying: nothing changes.
     pub fn shut_down(&self, reason: ShutdownReason) -> Option<Change> {
         let change = self.change(|inner| match inner.phase {
             Phase::Created | Phase::Alive => {
-                inner.phase = Phase::ShutDown(reason);
+                inner.phase = Phase::ShutDown(inner.announced.unwrap_or(reason));
                 Ok(())
             }
             Phase::ShutDown(_) | Phase::Dying | Phase::Dead => Err(Errno::EINVAL),

@@ -4,12 +4,13 @@
 //! the domain is held shared for as long as one of these objects lives: keep them short, and take no lock of a lower
 //! rank meanwhile. Registers of devices are never touched.
 
+use super::frame::{PageRef, Ram};
 use super::npt::Lookaside;
 use super::physmap::DomainMemory;
 use super::walk::{Paging, Walker};
 use crate::hw::{EntryFormat, HostPhys, Mfn, PAGE_BYTES, PAGE_SHIFT, PhysMemory};
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use pv_abi::ids::{GuestPhys, GuestVirt};
+use pv_abi::ids::{DomainId, GuestPhys, GuestVirt};
 use pv_abi::{Errno, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -108,6 +109,13 @@ impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
     /// The same memory by guest-physical address.
     pub const fn physical(&mut self) -> &mut Physical<'a, F, M> {
         &mut self.physical
+    }
+
+    /// Refers to the frame of `owner`'s own at a linear address, so that the hypervisor may write to it after the lock is
+    /// released. Put the reference back with [`PageAccount::put`](super::PageAccount::put).
+    pub fn pin(&mut self, ram: Ram<'_, M>, owner: DomainId, gva: GuestVirt) -> Result<PageRef> {
+        let host = self.locate(gva, true)?;
+        ram.get(host.mfn(), owner).map_err(|_| Errno::EFAULT)
     }
 
     /// Where the byte at a linear address is in the machine.

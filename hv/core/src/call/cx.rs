@@ -1,0 +1,115 @@
+//! What a handler works with: the system, the vCPU that calls, and its memory.
+
+use crate::domain::{Domain, Format};
+use crate::event::Wake;
+use crate::hw::{Platform, Reg, VcpuHw};
+use crate::mem::{Linear, PageRef, Paging};
+use crate::stats::VcpuStats;
+use crate::system::System;
+use crate::vcpu::{Hw, Vcpu};
+use alloc::sync::Arc;
+use pv_abi::errno::{Errno, Result};
+use pv_abi::ids::{DomainId, Gfn};
+
+/// What the caller of [`hypercall`](super::hypercall) does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the call may not be finished, or may have stopped the vCPU"]
+pub enum After {
+    /// The call is done: its result is in RAX, RIP moves past the instruction.
+    Continue,
+    /// The same, and the scheduler is asked: the vCPU yields, blocks, or may not run any more.
+    Reschedule,
+    /// The call is not done. Nothing of the guest changes; [`resume`](super::resume) goes on with this cursor, as soon
+    /// as the CPU has looked at what else waits and the vCPU may run.
+    Preempted(u64),
+}
+
+/// One call of one vCPU.
+pub struct Cx<'a, P: Platform> {
+    /// The system.
+    pub system: &'a System<P>,
+    /// The domain that calls.
+    pub domain: &'a Arc<Domain<P>>,
+    /// Its vCPU.
+    pub vcpu: &'a Arc<Vcpu<P>>,
+    /// The vCPU's registers.
+    pub hw: &'a mut Hw<P>,
+    /// Where a call that was preempted goes on.
+    pub(super) cursor: u64,
+    /// What happens after the call.
+    pub(super) after: After,
+}
+
+impl<'a, P: Platform> Cx<'a, P> {
+    /// A call of `vcpu`, whose registers are `hw`.
+    #[inline]
+    pub const fn new(
+        system: &'a System<P>,
+        domain: &'a Arc<Domain<P>>,
+        vcpu: &'a Arc<Vcpu<P>>,
+        hw: &'a mut Hw<P>,
+    ) -> Self {
+        Self { system, domain, vcpu, hw, cursor: 0, after: After::Continue }
+    }
+
+    /// The caller's counters.
+    #[inline(always)]
+    pub(super) fn stats(&self) -> &'a VcpuStats {
+        &self.vcpu.stats
+    }
+
+    /// Does something with the caller's memory by linear address, as its page tables are now. The memory lock is held
+    /// meanwhile: nothing else is locked in `work`.
+    #[inline]
+    pub(super) fn guest<R>(
+        &self,
+        work: impl FnOnce(&mut Linear<'_, Format<P>, P::Memory>) -> Result<R>,
+    ) -> Result<R> {
+        let paging = Paging::new(
+            self.hw.get(Reg::Cr0),
+            self.hw.get(Reg::Cr3),
+            self.hw.get(Reg::Cr4),
+            self.hw.get(Reg::Efer),
+        );
+        let map = self.domain.memory.read();
+        work(&mut Linear::new(&map, self.system.memory(), paging))
+    }
+
+    /// The domain that a call is about: the caller, or any for a caller that controls domains.
+    pub(super) fn subject(&self, id: DomainId) -> Result<Arc<Domain<P>>> {
+        if id != DomainId::SELF && id != self.domain.id && !self.domain.is_control() {
+            return Err(Errno::EPERM);
+        }
+        self.system.domain(self.domain, id)
+    }
+
+    /// Wakes whom an event wakes.
+    #[inline]
+    pub(super) fn wake(&self, domain: &Domain<P>, wake: Wake) {
+        self.system.wake(domain, wake);
+    }
+
+    /// Makes the vCPUs of a domain forget translations: what [`Flush::perform`](crate::mem::Flush::perform) wants.
+    pub(super) fn flusher(&self, domain: &'a Domain<P>) -> impl Fn(u64) + use<'a, P> {
+        let (system, stats) = (self.system, self.stats());
+        move |generation| {
+            stats.flushes.add(1);
+            system.flush(domain, generation);
+        }
+    }
+
+    /// Pins a page of the caller's own.
+    pub(super) fn pin(&self, gfn: Gfn) -> Result<PageRef> {
+        self.domain.memory.read().pin(self.system.ram(), gfn)
+    }
+
+    /// Gives a page back that [`pin`](Self::pin) pinned.
+    pub(super) fn unpin(&self, domain: &Domain<P>, page: PageRef) {
+        let account = self.domain_account(domain);
+        account.put(self.system.ram(), page);
+    }
+
+    fn domain_account(&self, domain: &Domain<P>) -> Arc<crate::mem::PageAccount> {
+        domain.memory.read().account().clone()
+    }
+}

@@ -1,0 +1,217 @@
+//! Hypercalls: from a guest's registers to a handler, and back.
+//!
+//! Everything is generated from the one table of `pv-abi`: a call is found by number and sub-operation, its privilege
+//! is checked, its arguments are copied in and checked, the handler of the row's name does the work, and what the call
+//! gives out is copied back. A row without a handler does not compile.
+//!
+//! Handlers check everything first and then do what cannot fail. Guests' structures are copied once; places that will
+//! be written are probed before anything has happened. No lock is held when a handler is entered, and none when it
+//! returns.
+//!
+//! Long calls do a part of their work and return [`After::Preempted`] with a cursor: the registers are as they were, and
+//! the vCPU calls [`resume`] before it may enter its guest again. So no register of the guest ever holds a cursor, and
+//! the guest can neither see nor forge one.
+
+mod args;
+mod console;
+mod control;
+mod cx;
+mod event;
+mod grant;
+mod hvm;
+mod memory;
+mod multicall;
+mod physdev;
+mod sched;
+mod timer;
+mod vcpu;
+mod version;
+
+#[cfg(test)]
+mod tests;
+
+pub use cx::{After, Cx};
+
+use crate::domain::Roles;
+use crate::hw::{Gprs, Platform, Reg, Segment, VcpuHw};
+use args::Decode;
+use pv_abi::call::ANY;
+use pv_abi::call::args::{Array, Buffer, In, InOut, Out, Ptr, Text, Word};
+use pv_abi::control::{TraceRecord, trace};
+use pv_abi::transport::Words;
+use pv_abi::{Call, Errno, Privilege};
+
+/// All handlers by the names of their rows.
+mod handlers {
+    pub(super) use super::console::*;
+    pub(super) use super::control::*;
+    pub(super) use super::event::*;
+    pub(super) use super::grant::*;
+    pub(super) use super::hvm::*;
+    pub(super) use super::memory::*;
+    pub(super) use super::multicall::*;
+    pub(super) use super::physdev::*;
+    pub(super) use super::sched::*;
+    pub(super) use super::timer::*;
+    pub(super) use super::vcpu::*;
+    pub(super) use super::version::*;
+}
+
+/// Why a handler did not finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The call is refused; nothing has happened.
+    Refused(Errno),
+    /// A part is done; go on from this cursor.
+    Preempted(u64),
+}
+
+impl From<Errno> for Stop {
+    #[inline]
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
+}
+
+/// What a handler returns: the call's result.
+pub(crate) type Reply = Result<u64, Stop>;
+
+/// Makes the hypercall that a guest's registers name.
+#[inline]
+pub fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
+    if !is_kernel_in_long_mode(cx.hw) {
+        return refuse_mode(cx);
+    }
+    let (number, words) = registers(cx.hw.gprs());
+    let reply = call(cx, number, &words);
+    finish(cx, reply)
+}
+
+/// Goes on with a call that returned [`After::Preempted`] with this cursor.
+pub fn resume<P: Platform>(cx: &mut Cx<'_, P>, cursor: u64) -> After {
+    cx.cursor = cursor;
+    let (number, words) = registers(cx.hw.gprs());
+    let reply = match Call::decode(number, words[0]) {
+        Some(call) => route(cx, call, &words),
+        None => Err(Errno::ENOSYS.into()),
+    };
+    finish(cx, reply)
+}
+
+#[inline]
+fn finish<P: Platform>(cx: &mut Cx<'_, P>, reply: Reply) -> After {
+    let result = match reply {
+        Ok(result) => result,
+        Err(Stop::Refused(errno)) => errno.to_return().cast_unsigned(),
+        Err(Stop::Preempted(cursor)) => return After::Preempted(cursor),
+    };
+    cx.hw.gprs_mut().rax = result;
+    cx.after
+}
+
+#[inline]
+const fn registers(gprs: &Gprs) -> (u64, Words) {
+    (gprs.rax, [gprs.rdi, gprs.rsi, gprs.rdx, gprs.r10, gprs.r8])
+}
+
+/// Whether the guest is at privilege level 0 in 64-bit code. (AMD64 manual volume 2, section 4.9.1: the stack segment's
+/// DPL is the CPL. Section 4.8.1: L is attribute bit 9.)
+#[inline]
+fn is_kernel_in_long_mode<H: VcpuHw>(hw: &H) -> bool {
+    hw.segment(Segment::Ss).attributes & 0x60 == 0 && hw.segment(Segment::Cs).attributes & 0x200 != 0
+}
+
+/// User programs make no calls; 32-bit kernels would need other structures.
+#[cold]
+fn refuse_mode<P: Platform>(cx: &mut Cx<'_, P>) -> After {
+    let user = cx.hw.segment(Segment::Ss).attributes & 0x60 != 0;
+    let errno = if user { Errno::EPERM } else { Errno::ENOSYS };
+    let long = cx.hw.get(Reg::Efer) & (1 << 10) != 0;
+    let result = errno.to_return().cast_unsigned();
+    cx.hw.gprs_mut().rax = if long { result } else { result & 0xffff_ffff };
+    After::Continue
+}
+
+/// Finds, counts, traces and makes one call.
+#[inline]
+fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, words: &Words) -> Reply {
+    let Some(call) = Call::decode(number, words[0]) else {
+        cx.stats().unknown_calls.add(1);
+        return Err(Errno::ENOSYS.into());
+    };
+    cx.stats().call(call);
+    let reply = route(cx, call, words);
+    if cx.system.trace.is_on() {
+        record(cx, call, reply);
+    }
+    reply
+}
+
+#[cold]
+fn record<P: Platform>(cx: &Cx<'_, P>, call: Call, reply: Reply) {
+    let result = match reply {
+        Ok(result) => result,
+        Err(Stop::Refused(errno)) => errno.to_return().cast_unsigned(),
+        Err(Stop::Preempted(_)) => Errno::EAGAIN.to_return().cast_unsigned(),
+    };
+    let platform = &cx.system.platform;
+    cx.system.trace.record(platform.current_cpu(), || TraceRecord {
+        tsc: platform.tsc().raw(),
+        kind: trace::CALL,
+        domid: cx.domain.id,
+        vcpu: cx.vcpu.id.raw(),
+        a: call as u64,
+        b: result,
+    });
+}
+
+/// Whether a domain with these roles may make a call.
+#[inline(always)]
+const fn permits(roles: Roles, privilege: Privilege) -> bool {
+    match privilege {
+        Privilege::Guest => true,
+        Privilege::Driver => roles.contains(Roles::DRIVER),
+        Privilege::Control => roles.contains(Roles::CONTROL),
+        Privilege::Store => roles.contains(Roles::STORE),
+    }
+}
+
+macro_rules! dispatch {
+    ($(
+        $(#[doc = $doc:literal])+
+        $variant:ident, $name:ident, $number:expr, $sub:expr, $privilege:ident,
+        ($($arg:ident: $kind:ty),*), [$($errno:ident),*];
+    )*) => {
+        /// One function a call: privilege, arguments in, handler, arguments out. Kept out of line, so that the route to
+        /// a short one pays for no stack of a long one.
+        mod entry {
+            use super::*;
+            $(
+                #[inline(never)]
+                pub(super) fn $name<P: Platform>(cx: &mut Cx<'_, P>, words: &Words) -> Reply {
+                    if !permits(cx.domain.roles, Privilege::$privilege) {
+                        return Err(Errno::EPERM.into());
+                    }
+                    let at: usize = if $sub == ANY { 0 } else { 1 };
+                    $(
+                        let mut $arg = <$kind as Decode>::decode(cx, words, at)?;
+                        let at = at + <$kind as pv_abi::call::args::Arg>::WORDS;
+                    )*
+                    let _ = (words, at);
+                    let result = handlers::$name(cx, $(<$kind as Decode>::hand(&mut $arg)),*)?;
+                    $(<$kind as Decode>::commit(&$arg, cx)?;)*
+                    Ok(result)
+                }
+            )*
+        }
+
+        #[inline(always)]
+        fn route<P: Platform>(cx: &mut Cx<'_, P>, call: Call, words: &Words) -> Reply {
+            match call {
+                $(Call::$variant => entry::$name(cx, words),)*
+            }
+        }
+    };
+}
+
+pv_abi::for_each_hypercall!(dispatch);
