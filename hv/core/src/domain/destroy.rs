@@ -103,10 +103,11 @@ fn retire_vcpus<P: Platform>(system: &System<P>, domain: &Domain<P>) -> bool {
 /// What others can reach the domain by, and it them.
 fn disconnect<P: Platform>(system: &System<P>, domain: &Domain<P>) {
     pci::release(system, domain);
-    // The interrupts are released already, and the pages are unpinned below.
-    let _ = domain.events.retire(system.memory(), system);
-    domain.grants.close();
     let account = domain.memory.read().account().clone();
+    // The interrupts are released already.
+    let (_pirqs, pages) = domain.events.retire(system.memory(), system);
+    pages.into_iter().for_each(|page| account.put(system.ram(), page));
+    domain.grants.close();
     domain.pins.clear(system.ram(), &account);
     for vcpu in &domain.vcpus {
         let areas = core::mem::take(&mut *vcpu.areas.lock());
