@@ -25,6 +25,9 @@ mod queue;
 mod runstate;
 mod scheduler;
 
+#[cfg(test)]
+mod tests;
+
 pub use entity::{Entity, Scheduled};
 pub use group::Group;
 pub use mask::CpuMask;

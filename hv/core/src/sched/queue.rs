@@ -10,8 +10,6 @@ pub(super) struct Waiting<K> {
     pub key: K,
     /// Its virtual time, by this queue's clock.
     pub vruntime: u64,
-    /// Since when it waits.
-    pub since: TscTicks,
 }
 
 /// The one that runs.
@@ -31,11 +29,19 @@ pub(super) struct Queue<K> {
     clock: u64,
     /// When loads were last levelled from here.
     pub levelled: TscTicks,
+    /// When one was last taken over that made nothing more level.
+    pub rotated: TscTicks,
 }
 
 impl<K: Scheduled> Queue<K> {
     pub const fn new() -> Self {
-        Self { waiting: Vec::new(), running: None, clock: 0, levelled: TscTicks::new(0) }
+        Self {
+            waiting: Vec::new(),
+            running: None,
+            clock: 0,
+            levelled: TscTicks::new(0),
+            rotated: TscTicks::new(0),
+        }
     }
 
     pub fn is_empty(&self) -> bool {

@@ -233,14 +233,14 @@ impl<K: Scheduled> Scheduler<K> {
         if let Some(running) = queue.running.as_ref().filter(|_| look) {
             running.key.preempt();
         }
-        queue.push(Waiting { key, vruntime: inner.vruntime, since: now });
+        queue.push(Waiting { key, vruntime: inner.vruntime });
         cpu.publish(&queue, clock);
         look.then_some(target)
     }
 
     /// Takes one that waits for another CPU and may run on `to`. A CPU that is `hungry` takes any; otherwise the loads
-    /// must become more level by it, or as level when it has waited for long.
-    fn pull(&self, to: CpuId, now: TscTicks, hungry: bool) -> Option<Waiting<K>> {
+    /// must become more level by it, or, if `rotate`, as level as they were.
+    fn pull(&self, to: CpuId, now: TscTicks, hungry: bool, rotate: bool) -> Option<Waiting<K>> {
         let own = self.cpu(to)?;
         let own_load = own.load.load(Relaxed);
         let own_clock = own.clock.load(Relaxed);
@@ -262,8 +262,7 @@ impl<K: Scheduled> Scheduler<K> {
             let gain = |entry: &Waiting<K>| {
                 let share = entry.key.entity().group.share();
                 let after = load.saturating_sub(share).abs_diff(own_load + share);
-                let long = now.since(entry.since).raw() >= 2 * self.slice;
-                (after < before || (after == before && long)).then_some(before - after)
+                (after < before || (after == before && rotate)).then(|| before - after)
             };
             let fits = |entry: &Waiting<K>| allowed(entry, to) && self.admits(entry, now);
             let taken = if hungry {
@@ -281,17 +280,25 @@ impl<K: Scheduled> Scheduler<K> {
         None
     }
 
-    /// At most once in a slice: takes over one that waits for a CPU with more to do.
+    /// At most once in a slice: takes over one that waits for a CPU with more to do. Now and then also one whose
+    /// move makes nothing more level, so that three on two CPUs take turns at being alone.
     fn level(&self, cpu: CpuId, now: TscTicks) {
         let Some(own) = self.cpu(cpu) else { return };
+        let rotate;
         {
             let mut queue = own.queue.lock();
             if now.since(queue.levelled).raw() < self.slice {
                 return;
             }
             queue.levelled = now;
+            // Irregularly, or it would keep step with the slices and always meet the same one.
+            let pause = 2 + (queue.rotated.raw().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62);
+            rotate = now.since(queue.rotated).raw() >= pause * self.slice;
+            if rotate {
+                queue.rotated = now;
+            }
         }
-        if let Some(entry) = self.pull(cpu, now, false) {
+        if let Some(entry) = self.pull(cpu, now, false, rotate) {
             let mut queue = own.queue.lock();
             let clock = queue.advance(now);
             queue.push(entry);
@@ -391,7 +398,7 @@ impl<K: Scheduled> Scheduler<K> {
             inner.account(now);
             let clock = queue.advance(now);
             queue.running = None;
-            queue.push(Waiting { key: key.clone(), vruntime: inner.vruntime, since: now });
+            queue.push(Waiting { key: key.clone(), vruntime: inner.vruntime });
             own.publish(&queue, clock);
             return Left::Gone { moved: None, yields };
         }
@@ -425,7 +432,7 @@ impl<K: Scheduled> Scheduler<K> {
         };
         own.publish(&queue, clock);
         drop(queue);
-        entry.or_else(|| if self.cpus.len() > 1 { self.pull(cpu, now, true) } else { None })
+        entry.or_else(|| if self.cpus.len() > 1 { self.pull(cpu, now, true, false) } else { None })
     }
 
     /// Notes who runs, and says for how long.
