@@ -6,12 +6,15 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use hv_core::boot::Bundle;
-use hv_core::hw::{Backend, HostPhys};
+use hv_core::hw::{Backend, CpuId, HostPhys, Platform};
 use hv_core::mem::{FrameTable, RamRange};
+use hv_core::system::System;
 use hv_x86::boot::fail::cannot_start;
+use hv_x86::cpu::smp;
 use hv_x86::dev::log as sink;
 use hv_x86::machine::{Engine, Machine, Missing};
 use hv_x86::platform::Pc;
@@ -32,9 +35,9 @@ fn xenolith_main(machine: Machine) -> ! {
     let limit = [machine.boot.cmdline(), manifest.cmdline()].into_iter().find_map(cpu_limit);
     // The one place that knows both vendors' names.
     match Svm::probe() {
-        Ok(svm) => start(machine, svm, bundle, limit),
+        Ok(svm) => start(machine, svm, bundle, manifest, limit),
         Err(Missing::Extension) => match Vmx::probe() {
-            Ok(vmx) => start(machine, vmx, bundle, limit),
+            Ok(vmx) => start(machine, vmx, bundle, manifest, limit),
             Err(missing) => refuse(missing),
         },
         Err(missing) => refuse(missing),
@@ -60,7 +63,13 @@ fn cpu_limit(cmdline: &str) -> Option<u16> {
 }
 
 /// Builds the system with the virtualization extension `B` and runs it on all CPUs.
-fn start<B: Engine>(machine: Machine, engine: B, bundle: Bundle<'static>, limit: Option<u16>) -> ! {
+fn start<B: Engine>(
+    machine: Machine,
+    engine: B,
+    bundle: Bundle<'static>,
+    manifest: Manifest<'static>,
+    limit: Option<u16>,
+) -> ! {
     machine.start_cpus(limit);
     let platform = Pc::new(&machine, engine);
     let ranges: Vec<RamRange> = machine
@@ -68,11 +77,28 @@ fn start<B: Engine>(machine: Machine, engine: B, bundle: Bundle<'static>, limit:
         .iter()
         .map(|range| RamRange { start: HostPhys::new(range.start), bytes: range.len() })
         .collect();
-    let frames = FrameTable::new(hv_core::hw::Platform::memory(&platform), &ranges)
+    let frames = FrameTable::new(platform.memory(), &ranges)
         .unwrap_or_else(|_| cannot_start(format_args!("there is too little memory")));
     info!("{} with {} MiB for domains", B::NAME, frames.free_pages().bytes() >> 20);
-    let _ = (platform, bundle);
-    cannot_start(format_args!("nothing to run"))
+    if let Err(reason) = platform.backend().enable() {
+        cannot_start(format_args!("{reason}"));
+    }
+    let system: &'static _ = Box::leak(Box::new(System::new(platform, frames, bundle, manifest)));
+    if let Err(error) = hv_core::run::boot(system) {
+        cannot_start(format_args!("{error}"));
+    }
+    smp::run_on_all(system, run)
+}
+
+/// Runs virtual CPUs on a CPU.
+fn run<B: Engine>(system: &'static System<Pc<B>>, cpu: CpuId) -> ! {
+    // The first one has it enabled since before the first domain was made.
+    if cpu != CpuId::new(0)
+        && let Err(reason) = system.platform.backend().enable()
+    {
+        panic!("{cpu}: {reason}");
+    }
+    hv_core::run::cpu(system)
 }
 
 /// The end of a hypervisor that found itself to be wrong.

@@ -167,6 +167,11 @@ impl<B: Engine> Platform for Pc<B> {
         }
     }
 
+    fn take_interrupts(&self) {
+        self.engine.settle();
+        traps::take_interrupts();
+    }
+
     #[inline]
     fn next_host_event(&self) -> Option<HostEvent> {
         let cpu = PerCpu::current();

@@ -7,6 +7,7 @@ use crate::domain::{Domain, Format};
 use crate::hw::{PAGE_BYTES, Platform};
 use crate::mem::Physical;
 use crate::system::System;
+use crate::time::{publish_clock, publish_wall_clock};
 use crate::vcpu::StartState;
 use alloc::vec::Vec;
 use pv_abi::control::Roles;
@@ -75,11 +76,17 @@ pub(super) fn load<P: Platform>(
         }
         guest.write(placement.info, &info)?;
     }
+    // The clock's parameters never change: they are written once.
+    let now = system.platform.tsc();
+    publish_wall_clock(system.memory(), domain.shared_info.base(), system.platform.wall_clock_base());
+    for at in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.time()) {
+        publish_clock(system.memory(), at, &system.clock, now);
+    }
     let vcpu = domain.vcpus.first().ok_or(Cause::NoVcpu)?;
     let entry = u32::try_from(placement.entry.raw()).map_err(|_| Errno::EINVAL)?;
     vcpu.claim_start();
     StartState::pvh(entry, placement.info).apply(&mut vcpu.context.lock());
-    let look = system.scheduler.set_up(vcpu, true, system.platform.tsc());
+    let look = system.scheduler.set_up(vcpu, true, now);
     system.kick(look);
     Ok(())
 }

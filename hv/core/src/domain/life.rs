@@ -246,6 +246,15 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_announced_counts() {
+        let life = Life::new();
+        life.announce(ShutdownReason::Crash);
+        life.announce(ShutdownReason::Reboot);
+        assert_eq!(life.shut_down(ShutdownReason::PowerOff), Some(Change::None));
+        assert_eq!(life.phase(), Phase::ShutDown(ShutdownReason::Crash));
+    }
+
+    #[test]
     fn a_dying_domain_takes_no_orders() {
         let life = Life::new();
         assert_eq!(life.unpause(), Ok(Change::Start));

@@ -2,6 +2,7 @@
 
 use super::{Domain, DomainName, GuestConsole, HvmParams, Life, Pins, Roles};
 use crate::event::{EventTable, MAX_PORTS};
+use crate::exit::{CpuidPolicy, Topology};
 use crate::grant::{GrantLimits, GrantTable};
 use crate::hw::{Backend, Pages, Platform, VcpuConfig};
 use crate::mem::{DomainMemory, PhysmapConfig};
@@ -77,6 +78,11 @@ impl<P: Platform> Domain<P> {
             shared_info,
             grants,
             vcpus: Vec::new(),
+            cpuid: CpuidPolicy::new(
+                |leaf, sub| system.platform.cpuid(leaf, sub),
+                Topology { domain: id, vcpus: limits.vcpus },
+                &system.clock,
+            ),
             group: Arc::new(Group::new(limits.weight, limits.cap)),
             layout: Once::new(),
             pins: Pins::default(),

@@ -2,7 +2,6 @@
 
 pub mod console;
 pub mod control;
-mod crash;
 mod destroy;
 mod life;
 mod make;
@@ -12,7 +11,6 @@ mod pins;
 mod table;
 
 pub use console::GuestConsole;
-pub use crash::crash;
 pub use destroy::{Progress, destroy, destroy_unborn};
 pub use life::{Change, Life, Phase, ShutdownReason};
 pub use make::Limits;
@@ -24,6 +22,7 @@ pub use table::{DomainTable, SLOTS};
 
 use crate::boot::Layout;
 use crate::event::EventTable;
+use crate::exit::CpuidPolicy;
 use crate::grant::{GrantTable, Party};
 use crate::hw::{Backend, Platform};
 use crate::mem::{DomainMemory, SharedPage};
@@ -67,6 +66,8 @@ pub struct Domain<P: Platform> {
     pub events: EventTable,
     /// Its virtual CPUs, by their numbers.
     pub vcpus: Vec<Arc<Vcpu<P>>>,
+    /// What CPUID says to it.
+    pub cpuid: CpuidPolicy,
     /// What its virtual CPUs share of the CPUs.
     pub group: Arc<Group>,
     /// Where it has its memory.

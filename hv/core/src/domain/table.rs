@@ -7,7 +7,7 @@ use super::Domain;
 use crate::hw::Platform;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use pv_abi::ids::DomainId;
 use spin::{Mutex, RwLock};
 
@@ -22,6 +22,7 @@ pub struct DomainTable<P: Platform> {
     slots: Vec<RwLock<Option<Arc<Domain<P>>>>>,
     next: AtomicU16,
     buried: Mutex<Vec<Arc<Domain<P>>>>,
+    has_buried: AtomicBool,
 }
 
 impl<P: Platform> Default for DomainTable<P> {
@@ -30,6 +31,7 @@ impl<P: Platform> Default for DomainTable<P> {
             slots: (0..SLOTS).map(|_| RwLock::new(None)).collect(),
             next: AtomicU16::new(0),
             buried: Mutex::default(),
+            has_buried: AtomicBool::new(false),
         }
     }
 }
@@ -77,22 +79,23 @@ impl<P: Platform> DomainTable<P> {
             if slot.as_ref().is_some_and(|present| Arc::ptr_eq(present, domain))
                 && let Some(domain) = slot.take()
             {
-                self.buried.lock().push(domain);
+                let mut buried = self.buried.lock();
+                buried.push(domain);
+                self.has_buried.store(true, Ordering::Release);
             }
         }
     }
 
     /// A buried domain that nobody uses any more.
     pub fn exhume(&self) -> Option<Domain<P>> {
-        let mut buried = self.buried.lock();
-        for index in 0..buried.len() {
-            let Some(domain) = (index < buried.len()).then(|| buried.swap_remove(index)) else { break };
-            match Arc::try_unwrap(domain) {
-                Ok(domain) => return Some(domain),
-                Err(domain) => buried.push(domain),
-            }
+        if !self.has_buried.load(Ordering::Acquire) {
+            return None;
         }
-        None
+        let mut buried = self.buried.lock();
+        let index = buried.iter().position(|domain| Arc::strong_count(domain) == 1)?;
+        let domain = Arc::into_inner(buried.swap_remove(index));
+        self.has_buried.store(!buried.is_empty(), Ordering::Release);
+        domain
     }
 
     /// All domains at one moment per slot, in the order of their numbers.

@@ -165,6 +165,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn kick(&self, cpu: CpuId);
     /// Waits until something happens on the host; returns at once if something has.
     fn idle(&self);
+    /// Takes interrupts that wait, without waiting for one: for long work between two exits.
+    fn take_interrupts(&self);
     /// Takes the next thing that happened on this CPU.
     fn next_host_event(&self) -> Option<HostEvent>;
 

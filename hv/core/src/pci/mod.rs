@@ -241,6 +241,30 @@ pub fn access<P: Platform>(system: &System<P>, domain: &Domain<P>, io: IoExit, v
     Some(config::all_ones(io.bytes))
 }
 
+/// An access of a domain to the MSI-X table of one of its functions, which is not mapped: it may read what is there.
+/// `None` if there is no table.
+pub fn table_access<P: Platform>(
+    system: &System<P>,
+    domain: &Domain<P>,
+    at: HostPhys,
+    bytes: u8,
+    write: Option<u64>,
+) -> Option<u64> {
+    let inside = |function: &&Arc<Function>| {
+        function.msix.is_some_and(|msix| {
+            let (first, end) = pages(msix.table, u64::from(msix.entries) * 16);
+            (first..end).contains(&at.mfn().raw())
+        })
+    };
+    domain.pci.functions.iter().find(inside)?;
+    if write.is_some() || !matches!(bytes, 4 | 8) {
+        return Some(u64::MAX);
+    }
+    let word = |at: HostPhys| u64::from(system.platform.register_read(at));
+    let low = word(at);
+    Some(if bytes == 8 { low | word(at.checked_add(4)?) << 32 } else { low })
+}
+
 /// Takes a domain's functions and interrupts back: the functions neither move data nor interrupt any more.
 pub fn release<P: Platform>(system: &System<P>, domain: &Domain<P>) {
     interrupt::release_all(system, domain);

@@ -42,6 +42,7 @@ fn fired<P: Platform>(system: &System<P>, vcpu: &Arc<Vcpu<P>>, due: Due) {
         system.wake(&domain, wake);
     }
     if due.contains(Slot::Apic) {
+        vcpu.posted.timer();
         notify(&system.platform, &system.scheduler, vcpu, Reason::APIC);
     }
     if due.contains(Slot::Poll) {

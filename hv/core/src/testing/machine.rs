@@ -187,6 +187,8 @@ impl Platform for TestMachine {
         }
     }
 
+    fn take_interrupts(&self) {}
+
     fn next_host_event(&self) -> Option<HostEvent> {
         self.record.lock().unwrap().events.get_mut(&CURRENT.get())?.pop_front()
     }
