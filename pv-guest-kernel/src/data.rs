@@ -5,11 +5,8 @@
 //! * `pattern`: 64-bit words, least significant byte first; word number `i` is `seed + i`.
 //! * `zero`: zeros.
 
-use pv_drivers::platform::SharedMemory;
 use rand_xoshiro::Xoshiro256StarStar;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
-
-use crate::xen::platform::Pages;
 
 /// What bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,28 +53,24 @@ impl Generator {
         }
     }
 
-    /// Writes the next `n` bytes at the start of `pages`.
-    pub fn fill(&mut self, pages: &Pages, n: usize) {
+    /// Writes the next bytes.
+    pub fn fill(&mut self, to: &mut [u8]) {
         if self.kind == Kind::Zero {
-            return pages.zero(0, n);
+            return to.fill(0);
         }
-        let mut at = 0;
-        if self.left_count != 0 {
-            let k = self.left_count.min(n);
-            let start = 8 - self.left_count;
-            pages.copy_in(0, &self.left[start..start + k]);
-            self.left_count -= k;
-            at = k;
+        let (start, rest) = to.split_at_mut(self.left_count.min(to.len()));
+        let from = 8 - self.left_count;
+        start.copy_from_slice(&self.left[from..from + start.len()]);
+        self.left_count -= start.len();
+        let mut words = rest.chunks_exact_mut(8);
+        for word in &mut words {
+            word.copy_from_slice(&self.word().to_le_bytes());
         }
-        while at < n {
-            let bytes = self.word().to_le_bytes();
-            let k = (n - at).min(8);
-            pages.copy_in(at, &bytes[..k]);
-            if k < 8 {
-                self.left = bytes;
-                self.left_count = 8 - k;
-            }
-            at += k;
+        let end = words.into_remainder();
+        if !end.is_empty() {
+            self.left = self.word().to_le_bytes();
+            self.left_count = 8 - end.len();
+            end.copy_from_slice(&self.left[..end.len()]);
         }
     }
 }

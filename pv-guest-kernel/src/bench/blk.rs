@@ -7,11 +7,10 @@ use rand_xoshiro::Xoshiro256StarStar;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 use crate::arch::{cpu, instr};
-use crate::block::{self, Completion, Disk, Op, Request, SECTOR};
+use crate::block::{self, Buffer, Completion, Disk, Op, Request, SECTOR};
 use crate::println;
 use crate::shell::command::{Args, Failure, Outcome};
 use crate::xen::clock;
-use crate::xen::platform::Pages;
 use core::sync::atomic::Ordering;
 
 #[derive(Clone, Copy)]
@@ -55,7 +54,7 @@ pub async fn run(mut args: Args) -> Outcome {
     println!("blk  {} ({})", info.name, info.kind);
     println!(
         "blk  {:<11} {:>7} {:>5} {:>7} {:>11} {:>9} {:>9} {:>9} {:>8}",
-        "load", "bytes", "depth", "n", "ticks/req", "sent/req", "taken/req", "copied/rq", "MiB/s"
+        "load", "bytes", "depth", "n", "ticks/req", "sent/req", "taken/req", "ring/req", "MiB/s"
     );
     for load in LOADS.iter().filter(|l| writes || l.op == Op::Read) {
         for &bs in &sizes {
@@ -79,9 +78,9 @@ async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64) -> Outcome 
         let slot = if load.random { random.next_u64() % places } else { i % places };
         slot * bs / SECTOR
     };
-    let mut spare: Vec<Pages> = Vec::new();
+    let mut spare: Vec<Buffer> = Vec::new();
     for _ in 0..depth {
-        spare.push(Disk::buffer(bs as usize)?);
+        spare.push(disk.buffer(bs as usize)?);
     }
     let mut under_way: VecDeque<Completion> = VecDeque::new();
     let before_stats = block::front::statistics(&info.name);
@@ -114,12 +113,14 @@ async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64) -> Outcome 
         let h = hundredths(count);
         alloc::format!("{}.{:02}", h / 100, h % 100)
     };
-    let (sent, copied) = match (before_stats, after_stats) {
-        (Some(a), Some(b)) => (per(b.notifications - a.notifications), per(b.copied - a.copied)),
+    let (sent, ring) = match (before_stats, after_stats) {
+        (Some(a), Some(b)) => {
+            (per(b.notifications - a.notifications), per(b.ring_requests - a.ring_requests))
+        }
         _ => ("-".into(), "-".into()),
     };
     println!(
-        "blk  {:<11} {bs:>7} {depth:>5} {n:>7} {:>11} {sent:>9} {:>9} {copied:>9} {:>8}",
+        "blk  {:<11} {bs:>7} {depth:>5} {n:>7} {:>11} {sent:>9} {:>9} {ring:>9} {:>8}",
         load.name,
         ticks / n,
         per(after_events.1 - before_events.1),

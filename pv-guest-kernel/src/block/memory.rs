@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 
 use pv_drivers::platform::SharedMemory;
 
-use super::{BlockDevice, Disk, Error, Info, Op, Promise, Request, SECTOR};
+use super::{BlockDevice, Buffer, Disk, Error, Info, Op, Promise, Request, SECTOR};
 use crate::sync::IrqMutex;
 use crate::xen::platform::Pages;
 
@@ -40,7 +40,7 @@ impl BlockDevice for Memory {
     fn submit(&self, request: Request, promise: Promise) {
         let (at, length) = ((request.sector * SECTOR) as usize, (request.count * SECTOR) as usize);
         let pages = self.pages.lock();
-        match (request.op, &request.buffer) {
+        match (request.op, request.buffer.as_ref().and_then(Buffer::pages)) {
             (Op::Read, Some(buffer)) => pages.copy_to(at, buffer, 0, length),
             (Op::Write, Some(buffer)) => buffer.copy_to(0, &pages, at, length),
             (Op::Discard, _) => pages.zero(at, length),

@@ -8,7 +8,6 @@ pub mod front;
 pub mod memory;
 pub mod partition;
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,10 +18,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+use pv_drivers::blk;
 use pv_drivers::platform::SharedMemory;
 
 use crate::sync::IrqMutex;
-use crate::xen::platform::Pages;
+use crate::xen::platform::{Pages, Xen};
 
 /// Bytes of a sector, the unit of places on a disk.
 pub const SECTOR: u64 = 512;
@@ -82,6 +82,24 @@ pub struct Info {
     pub discard: bool,
 }
 
+/// The part of [`Info`] that every request is checked against.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    sectors: u64,
+    block: u32,
+    most: usize,
+    read_only: bool,
+    discard: bool,
+}
+
+impl Limits {
+    /// Takes the limits out of a description.
+    pub fn of(info: &Info) -> Limits {
+        let Info { sectors, block, most, read_only, discard, .. } = *info;
+        Limits { sectors, block, most, read_only, discard }
+    }
+}
+
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -95,6 +113,61 @@ pub enum Op {
     Discard,
 }
 
+/// Memory for the data of requests to one disk, from [`Disk::buffer`].
+///
+/// What it holds may change at any time while the other end of the disk can reach it: copy out once, then use.
+pub enum Buffer {
+    /// Memory of this kernel, adjacent frames.
+    Own(Pages),
+    /// Pages granted once to a back end.
+    Granted(blk::Buffer<Xen>),
+}
+
+impl Buffer {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Buffer::Own(pages) => pages.len(),
+            Buffer::Granted(buffer) => buffer.len(),
+        }
+    }
+
+    /// Never true.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its memory, if it is this kernel's own.
+    pub fn pages(&self) -> Option<&Pages> {
+        match self {
+            Buffer::Own(pages) => Some(pages),
+            Buffer::Granted(_) => None,
+        }
+    }
+
+    /// Copies bytes in; all of them must fit.
+    pub fn copy_in(&mut self, offset: usize, from: &[u8]) {
+        assert!(offset + from.len() <= self.len(), "{} bytes at {offset} of {}", from.len(), self.len());
+        match self {
+            Buffer::Own(pages) => pages.copy_in(offset, from),
+            Buffer::Granted(buffer) => {
+                buffer.copy_in(offset, from);
+            }
+        }
+    }
+
+    /// Copies bytes out; all of them must be there.
+    pub fn copy_out(&self, offset: usize, to: &mut [u8]) {
+        assert!(offset + to.len() <= self.len(), "{} bytes at {offset} of {}", to.len(), self.len());
+        match self {
+            Buffer::Own(pages) => pages.copy_out(offset, to),
+            Buffer::Granted(buffer) => {
+                buffer.copy_out(offset, to);
+            }
+        }
+    }
+}
+
 /// A request.
 pub struct Request {
     /// What to do.
@@ -104,7 +177,7 @@ pub struct Request {
     /// Number of sectors.
     pub count: u64,
     /// The data, from the buffer's first byte on.
-    pub buffer: Option<Pages>,
+    pub buffer: Option<Buffer>,
 }
 
 /// A request's end.
@@ -112,7 +185,7 @@ pub struct Done {
     /// How it went.
     pub result: Result<(), Error>,
     /// The buffer.
-    pub buffer: Option<Pages>,
+    pub buffer: Option<Buffer>,
 }
 
 struct Shared {
@@ -126,7 +199,7 @@ pub struct Promise(Option<Arc<Shared>>);
 
 impl Promise {
     /// Ends the request.
-    pub fn fulfil(mut self, result: Result<(), Error>, buffer: Option<Pages>) {
+    pub fn fulfil(mut self, result: Result<(), Error>, buffer: Option<Buffer>) {
         if let Some(shared) = self.0.take() {
             *shared.done.lock() = Some(Done { result, buffer });
             shared.over.store(true, Ordering::Release);
@@ -164,8 +237,17 @@ impl Future for Completion {
 pub trait BlockDevice: Send + Sync {
     /// What the disk is like, now.
     fn info(&self) -> Info;
+    /// What requests are checked against: like [`BlockDevice::info`], without the names.
+    fn limits(&self) -> Limits {
+        Limits::of(&self.info())
+    }
     /// Takes a request that [`Disk::submit`] has checked; any number may be handed over, the driver queues them.
     fn submit(&self, request: Request, promise: Promise);
+
+    /// Memory for requests of up to `bytes`.
+    fn buffer(&self, bytes: usize) -> Result<Buffer, Error> {
+        Pages::new(bytes.div_ceil(4096).max(1)).map(Buffer::Own).map_err(|_| Error::NoMemory)
+    }
 }
 
 /// A handle of a disk.
@@ -228,7 +310,7 @@ impl Disk {
     }
 
     fn check(&self, request: &Request) -> Result<(), Error> {
-        let info = self.info();
+        let info = self.0.limits();
         let data = matches!(request.op, Op::Read | Op::Write);
         if matches!(request.op, Op::Write | Op::Discard) && info.read_only {
             return Err(Error::ReadOnly);
@@ -255,12 +337,12 @@ impl Disk {
     }
 
     /// Starts a read of `count` sectors into `buffer`.
-    pub fn read(&self, sector: u64, count: u64, buffer: Pages) -> Completion {
+    pub fn read(&self, sector: u64, count: u64, buffer: Buffer) -> Completion {
         self.submit(Request { op: Op::Read, sector, count, buffer: Some(buffer) })
     }
 
     /// Starts a write of `count` sectors from `buffer`.
-    pub fn write(&self, sector: u64, count: u64, buffer: Pages) -> Completion {
+    pub fn write(&self, sector: u64, count: u64, buffer: Buffer) -> Completion {
         self.submit(Request { op: Op::Write, sector, count, buffer: Some(buffer) })
     }
 
@@ -277,9 +359,9 @@ impl Disk {
         self.submit(Request { op: Op::Discard, sector, count, buffer: None }).await.result
     }
 
-    /// A buffer for requests of up to `bytes`.
-    pub fn buffer(bytes: usize) -> Result<Pages, Error> {
-        Pages::new(bytes.div_ceil(4096).max(1)).map_err(|_| Error::NoMemory)
+    /// A buffer for requests of up to `bytes` to this disk.
+    pub fn buffer(&self, bytes: usize) -> Result<Buffer, Error> {
+        self.0.buffer(bytes)
     }
 
     /// Reads whole sectors into private memory, in as many requests as it takes.
@@ -287,7 +369,7 @@ impl Disk {
         let most = self.info().most;
         while !to.is_empty() {
             let n = to.len().min(most);
-            let done = self.read(sector, n as u64 / SECTOR, Disk::buffer(n)?).await;
+            let done = self.read(sector, n as u64 / SECTOR, self.buffer(n)?).await;
             done.result?;
             let (now, rest) = core::mem::take(&mut to).split_at_mut(n);
             done.buffer.ok_or(Error::Gone)?.copy_out(0, now);
@@ -302,7 +384,7 @@ impl Disk {
         let most = self.info().most;
         while !from.is_empty() {
             let n = from.len().min(most);
-            let buffer = Disk::buffer(n)?;
+            let mut buffer = self.buffer(n)?;
             let (now, rest) = from.split_at(n);
             buffer.copy_in(0, now);
             self.write(sector, n as u64 / SECTOR, buffer).await.result?;
@@ -312,6 +394,3 @@ impl Disk {
         Ok(())
     }
 }
-
-/// A boxed future, for trait objects.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

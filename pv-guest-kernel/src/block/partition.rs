@@ -1,10 +1,13 @@
-//! Partitions: parts of a disk under names of their own (MBR, four primary ones; a protective entry is skipped).
+//! Partitions: parts of a disk under names of their own.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 
-use super::{BlockDevice, Disk, Info, Promise, Request, SECTOR};
+use pv_drivers::blk::partition::{Scan, Want};
+
+use super::{BlockDevice, Buffer, Disk, Error, Info, Promise, Request, SECTOR};
 
 struct Part {
     name: String,
@@ -28,34 +31,51 @@ impl BlockDevice for Part {
         request.sector += self.first;
         self.disk.0.submit(request, promise);
     }
+
+    fn buffer(&self, bytes: usize) -> Result<Buffer, Error> {
+        self.disk.buffer(bytes)
+    }
 }
 
-/// Kinds in the table that are not partitions of our concern: empty, extended, protective GPT.
-const NOT_DATA: [u8; 5] = [0, 5, 0xf, 0x85, 0xee];
+/// Most steps of a search: a table in circles ends here.
+const STEPS: usize = 256;
 
-/// Looks for partitions and lists them; a disk without a table has none.
+/// Looks for partitions (MBR or GPT) and lists them; a disk without a table has none.
 pub async fn scan(disk: &Disk) {
     let info = disk.info();
-    let mut sector = [0u8; 4096];
-    let length = (info.block as usize).clamp(512, 4096);
-    if info.sectors * SECTOR < length as u64 || disk.read_sectors(0, &mut sector[..length]).await.is_err() {
-        return;
+    let unit = u64::from(info.block) / SECTOR;
+    let mut scan = Scan::new(info.sectors);
+    for step in 0..STEPS {
+        let Want::Read { sector, count } = scan.want() else { break };
+        // Whole blocks around what is wanted.
+        let first = sector / unit * unit;
+        let end = (sector + u64::from(count)).next_multiple_of(unit);
+        if end > info.sectors {
+            break;
+        }
+        let mut bytes = vec![0; ((end - first) * SECTOR) as usize];
+        if let Err(e) = disk.read_sectors(first, &mut bytes).await {
+            return log::warn!("{}: cannot look for partitions: {e}", info.name);
+        }
+        let start = ((sector - first) * SECTOR) as usize;
+        let wanted = &bytes[start..start + count as usize * SECTOR as usize];
+        if step == 0 && is_fat(wanted) {
+            return;
+        }
+        scan.give(wanted);
     }
-    // A FAT volume without a table carries the same signature: its first bytes are a jump.
-    if sector[510..512] != [0x55, 0xaa]
-        || matches!(sector[0], 0xeb | 0xe9) && &sector[54..57] == b"FAT"
-        || &sector[82..85] == b"FAT"
-    {
-        return;
-    }
-    for i in 0..4 {
-        let entry = &sector[446 + 16 * i..462 + 16 * i];
-        let word = |at: usize| u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
-        let (first, sectors) = (u64::from(word(8)), u64::from(word(12)));
-        let valid = matches!(entry[0], 0 | 0x80) && sectors != 0 && first + sectors <= info.sectors;
-        if valid && !NOT_DATA.contains(&entry[4]) {
-            let name = format!("{}{}", info.name, i + 1);
+    for part in scan.partitions() {
+        let aligned = part.first.is_multiple_of(unit) && part.sectors.is_multiple_of(unit);
+        if aligned {
+            let name = format!("{}{}", info.name, part.number);
+            let (first, sectors) = (part.first, part.sectors);
             super::register(Arc::new(Part { name, disk: disk.clone(), first, sectors }));
         }
     }
+}
+
+/// A FAT volume without a table carries the signature of one too: it begins with a jump and names itself.
+fn is_fat(sector: &[u8]) -> bool {
+    matches!(sector.first(), Some(0xeb | 0xe9))
+        && (sector.get(54..57) == Some(b"FAT") || sector.get(82..85) == Some(b"FAT"))
 }

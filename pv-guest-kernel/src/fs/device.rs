@@ -9,7 +9,6 @@ use core::task::{Context, Poll, ready};
 use hadris_io::{Error as FsError, ErrorKind, ErrorType};
 use hadris_storage::async_::BlockDevice;
 use hadris_storage::{BlockIndex, BlockSize};
-use pv_drivers::platform::SharedMemory;
 
 use crate::block::{Completion, Disk, Error, Op, Request, SECTOR};
 
@@ -59,7 +58,7 @@ impl FatDevice {
         length: usize,
         data: Option<&[u8]>,
     ) -> Result<Completion, Error> {
-        let buffer = Disk::buffer(length)?;
+        let mut buffer = self.disk.buffer(length)?;
         if let Some(data) = data {
             buffer.copy_in(0, data);
         }

@@ -8,15 +8,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use hadris_fs::OpenOptions;
-use pv_drivers::platform::SharedMemory;
 use sha2::{Digest, Sha256};
 
 use super::command::{Args, Command, Failure, Outcome, human};
-use crate::block::{self, Completion, Disk, SECTOR};
+use crate::block::{self, Buffer, Completion, Disk, SECTOR};
 use crate::data::{Generator, Kind};
 use crate::fs::{self, Fat};
 use crate::xen::clock;
-use crate::xen::platform::Pages;
 use crate::{command, println};
 
 /// The table.
@@ -133,9 +131,9 @@ struct Reader {
     end: u64,
     block: usize,
     depth: usize,
-    /// Bytes of each block to give out, and the request.
+    /// Place and length of each block to give out, and its request.
     ahead: VecDeque<(u64, Completion, usize)>,
-    spare: Vec<Pages>,
+    spare: Vec<Buffer>,
     next: u64,
 }
 
@@ -144,38 +142,25 @@ impl Reader {
         Reader { source, at, end, block, depth, ahead: VecDeque::new(), spare: Vec::new(), next: at }
     }
 
-    fn recycle(&mut self, pages: Pages) {
-        self.spare.push(pages);
-    }
-
-    /// The next block: a buffer and how many of its bytes count; `None` at the end.
-    async fn next(&mut self) -> Result<Option<(Pages, usize)>, Failure> {
+    /// Puts the next block at the start of `to`, and says how many bytes; 0 at the end.
+    async fn next(&mut self, to: &mut [u8]) -> Result<usize, Failure> {
         if self.at >= self.end {
-            return Ok(None);
+            return Ok(0);
         }
         let n = (self.end - self.at).min(self.block as u64) as usize;
         match &mut self.source {
             Source::Made(generator) => {
-                let pages = match self.spare.pop() {
-                    Some(pages) => pages,
-                    None => Disk::buffer(self.block)?,
-                };
-                generator.fill(&pages, n);
+                generator.fill(&mut to[..n]);
                 self.at += n as u64;
-                Ok(Some((pages, n)))
+                Ok(n)
             }
             Source::File(volume, path) => {
-                let pages = match self.spare.pop() {
-                    Some(pages) => pages,
-                    None => Disk::buffer(self.block)?,
-                };
                 let file =
                     volume.open(path.as_str(), OpenOptions::new().read()).await.map_err(Failure::because)?;
-                let mut bytes = vec![0; n];
                 let mut got = 0;
                 while got < n {
                     let k = file
-                        .read_at(self.at + got as u64, &mut bytes[got..])
+                        .read_at(self.at + got as u64, &mut to[got..n])
                         .await
                         .map_err(Failure::because)?;
                     if k == 0 {
@@ -184,9 +169,8 @@ impl Reader {
                     got += k;
                 }
                 file.close().await.map_err(Failure::because)?;
-                pages.copy_in(0, &bytes[..got]);
                 self.at = if got == n { self.at + n as u64 } else { self.end };
-                Ok(if got == 0 { None } else { Some((pages, got)) })
+                Ok(got)
             }
             Source::Disk(disk) => {
                 let disk = disk.clone();
@@ -194,29 +178,30 @@ impl Reader {
                 let unit = u64::from(info.block);
                 while self.next < self.end && self.ahead.len() < self.depth {
                     let want = (self.end - self.next).min(self.block as u64);
-                    // Requests are whole blocks; what sticks out of the range is cut off below.
+                    // Requests are whole blocks; what sticks out of the range is left out below.
                     let first = self.next / unit * unit;
                     let last = (self.next + want).next_multiple_of(unit).min(info.sectors * SECTOR);
-                    let pages = match self.spare.pop() {
-                        Some(pages) if pages.len() as u64 >= last - first => pages,
-                        _ => Disk::buffer(self.block + 2 * unit as usize)?,
+                    let buffer = match self.spare.pop() {
+                        Some(buffer) if buffer.len() as u64 == last - first => buffer,
+                        _ => match disk.buffer((last - first) as usize) {
+                            Ok(buffer) => buffer,
+                            // Those under way will free some.
+                            Err(_) if !self.ahead.is_empty() => break,
+                            Err(e) => return Err(e.into()),
+                        },
                     };
-                    let request = disk.read(first / SECTOR, (last - first) / SECTOR, pages);
+                    let request = disk.read(first / SECTOR, (last - first) / SECTOR, buffer);
                     self.ahead.push_back((self.next, request, want as usize));
                     self.next += want;
                 }
-                let Some((place, request, want)) = self.ahead.pop_front() else { return Ok(None) };
+                let Some((place, request, want)) = self.ahead.pop_front() else { return Ok(0) };
                 let done = request.await;
                 done.result?;
-                let pages = done.buffer.ok_or(block::Error::Gone)?;
-                let skip = (place % unit) as usize;
-                if skip != 0 {
-                    let mut bytes = vec![0; want];
-                    pages.copy_out(skip, &mut bytes);
-                    pages.copy_in(0, &bytes);
-                }
+                let buffer = done.buffer.ok_or(block::Error::Gone)?;
+                buffer.copy_out((place % unit) as usize, &mut to[..want]);
+                self.spare.push(buffer);
                 self.at = place + want as u64;
-                Ok(Some((pages, want)))
+                Ok(want)
             }
         }
     }
@@ -295,15 +280,18 @@ async fn dd(mut args: Args) -> Outcome {
     let before = clock::now();
     let mut reader = Reader::new(source, start, end, bs, depth);
     let mut under_way: VecDeque<Completion> = VecDeque::new();
+    let mut spare: Vec<Buffer> = Vec::new();
+    let mut bytes = vec![0; bs];
     let mut total = 0u64;
-    while let Some((pages, n)) = reader.next().await? {
+    loop {
+        let n = reader.next(&mut bytes).await?;
+        if n == 0 {
+            break;
+        }
         match &target {
-            Target::Null => reader.recycle(pages),
+            Target::Null => {}
             Target::File(file) => {
-                let mut bytes = vec![0; n];
-                pages.copy_out(0, &mut bytes);
-                reader.recycle(pages);
-                let mut rest = &bytes[..];
+                let mut rest = &bytes[..n];
                 let mut at = place;
                 while !rest.is_empty() {
                     let k = file.write_at(at, rest).await.map_err(Failure::because)?;
@@ -312,19 +300,21 @@ async fn dd(mut args: Args) -> Outcome {
                 }
             }
             Target::Disk(disk) => {
-                let unit = disk.info().block as usize;
-                if !n.is_multiple_of(unit) {
-                    pages.zero(n, n.next_multiple_of(unit) - n);
-                }
-                let sectors = n.next_multiple_of(unit) as u64 / SECTOR;
-                under_way.push_back(disk.write(place / SECTOR, sectors, pages));
+                let whole = n.next_multiple_of(disk.info().block as usize);
+                bytes[n..whole].fill(0);
                 if under_way.len() >= depth
                     && let Some(first) = under_way.pop_front()
                 {
                     let done = first.await;
                     done.result?;
-                    done.buffer.into_iter().for_each(|b| reader.recycle(b));
+                    spare.extend(done.buffer);
                 }
+                let mut buffer = match spare.pop() {
+                    Some(buffer) if buffer.len() == whole => buffer,
+                    _ => disk.buffer(whole)?,
+                };
+                buffer.copy_in(0, &bytes[..whole]);
+                under_way.push_back(disk.write(place / SECTOR, whole as u64 / SECTOR, buffer));
             }
         }
         place += n as u64;
@@ -373,10 +363,12 @@ async fn sha256(mut args: Args) -> Outcome {
     let mut reader = Reader::new(source, start, end, block, 8);
     let mut hash = Sha256::new();
     let mut bytes = vec![0; block];
-    while let Some((pages, n)) = reader.next().await? {
-        pages.copy_out(0, &mut bytes[..n]);
+    loop {
+        let n = reader.next(&mut bytes).await?;
+        if n == 0 {
+            break;
+        }
         hash.update(&bytes[..n]);
-        reader.recycle(pages);
         crate::task::yield_now().await;
     }
     let mut text = String::new();
@@ -392,8 +384,11 @@ async fn hexdump(mut args: Args) -> Outcome {
     let mut reader = Reader::new(source, start, end, 4096, 2);
     let mut at = start;
     let mut bytes = vec![0; 4096];
-    while let Some((pages, n)) = reader.next().await? {
-        pages.copy_out(0, &mut bytes[..n]);
+    loop {
+        let n = reader.next(&mut bytes).await?;
+        if n == 0 {
+            break;
+        }
         for line in bytes[..n].chunks(16) {
             let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
             let text: String =
@@ -401,7 +396,6 @@ async fn hexdump(mut args: Args) -> Outcome {
             println!("{at:08x}  {:<47}  {text}", hex.join(" "));
             at += line.len() as u64;
         }
-        reader.recycle(pages);
     }
     Ok(())
 }

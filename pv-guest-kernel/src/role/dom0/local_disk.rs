@@ -9,7 +9,7 @@ use pv_drivers::blk::{BlockDevice as Device, BlockError, Operation, Piece, Slice
 use spin::Mutex;
 
 use super::devices::AnyDisk;
-use crate::block::{self, BlockDevice, Error, Info, Op, Promise, Request, SECTOR};
+use crate::block::{self, BlockDevice, Buffer, Error, Info, Limits, Op, Promise, Request, SECTOR};
 use crate::task::signal::Signal;
 
 const PAGE: usize = 4096;
@@ -105,7 +105,9 @@ impl Inner {
             Op::Discard => Operation::Discard { is_secure: false },
         };
         let mut pieces = Vec::new();
-        if let (Op::Read | Op::Write, Some(memory)) = (request.op, &request.buffer) {
+        if let (Op::Read | Op::Write, Some(memory)) =
+            (request.op, request.buffer.as_ref().and_then(Buffer::pages))
+        {
             let bytes = (request.count * SECTOR) as usize;
             let mut offset = 0;
             while offset < bytes {
@@ -127,6 +129,10 @@ impl Inner {
 impl BlockDevice for LocalDisk {
     fn info(&self) -> Info {
         self.info.clone()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::of(&self.info)
     }
 
     fn submit(&self, request: Request, promise: Promise) {
