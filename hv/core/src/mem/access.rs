@@ -14,6 +14,19 @@ use pv_abi::ids::{DomainId, GuestPhys, GuestVirt};
 use pv_abi::{Errno, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+/// What one use of a guest's memory may leave to the next: where its places led last. Never what the guest's own tables
+/// said. It counts only as long as no place has been emptied since.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    near: Lookaside,
+    generation: u64,
+}
+
+impl Kept {
+    /// Remembers nothing.
+    pub const EMPTY: Self = Self { near: Lookaside::EMPTY, generation: 0 };
+}
+
 /// A guest's memory by guest-physical address.
 #[derive(Debug)]
 pub struct Physical<'a, F, M> {
@@ -27,6 +40,20 @@ impl<'a, F: EntryFormat, M: PhysMemory> Physical<'a, F, M> {
     #[inline]
     pub const fn new(map: &'a DomainMemory<F>, memory: &'a M) -> Self {
         Self { map, memory, near: Lookaside::EMPTY }
+    }
+
+    /// The same, with what an earlier use of the same physmap has left.
+    #[inline]
+    pub fn resume(map: &'a DomainMemory<F>, memory: &'a M, kept: &Kept) -> Self {
+        // The generation changes under the lock that `map` is borrowed from, so it stays what it is now.
+        let near = if kept.generation == map.generation().now() { kept.near } else { Lookaside::EMPTY };
+        Self { map, memory, near }
+    }
+
+    /// What this use leaves to the next.
+    #[inline]
+    pub fn keep(&self) -> Kept {
+        Kept { near: self.near, generation: self.map.generation().now() }
     }
 
     /// Where a byte is in the machine, if it is in memory that may be read, and also written if `write`.
@@ -104,6 +131,19 @@ impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
     pub const fn new(map: &'a DomainMemory<F>, memory: &'a M, paging: Paging) -> Self {
         let last = Last { page: u64::MAX, mfn: Mfn::new(0), write: false };
         Self { physical: Physical::new(map, memory), paging, last }
+    }
+
+    /// The same, with what an earlier use of the same physmap has left.
+    #[inline]
+    pub fn resume(map: &'a DomainMemory<F>, memory: &'a M, paging: Paging, kept: &Kept) -> Self {
+        let last = Last { page: u64::MAX, mfn: Mfn::new(0), write: false };
+        Self { physical: Physical::resume(map, memory, kept), paging, last }
+    }
+
+    /// What this use leaves to the next.
+    #[inline]
+    pub fn keep(&self) -> Kept {
+        self.physical.keep()
     }
 
     /// The same memory by guest-physical address.

@@ -23,7 +23,7 @@ pub mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Linear, Physical};
+pub use access::{Kept, Linear, Physical};
 pub use account::{OverQuota, PageAccount};
 pub use departures::{BATCH, Departures};
 pub use flush::{Flush, Flushed, Generation};

@@ -2,7 +2,7 @@
 
 use crate::hw::{Order, PhysMemory};
 use crate::mem::fixture::Fixture;
-use crate::mem::{DomainMemory, Linear, Mode, Paging, Physical};
+use crate::mem::{DomainMemory, Kept, Linear, Mode, Paging, Physical};
 use crate::testing::PlainFormat;
 use pv_abi::Errno;
 use pv_abi::ids::{Gfn, GuestPhys, GuestVirt};
@@ -330,4 +330,29 @@ fn memory_that_a_grant_gives_read_only_is_not_written() {
     granter.account().put(ram, page);
     guest.fixture.tear_down(granter);
     guest.end();
+}
+
+#[test]
+fn what_is_kept_counts_until_a_place_is_emptied() {
+    let fixture = Fixture::new(256);
+    let ram = fixture.ram();
+    let domain = spin::RwLock::new(fixture.domain(1, 16));
+    domain.write().populate(ram, Gfn::new(1), Order::PAGE).unwrap();
+    let read = |kept: &Kept| {
+        let map = domain.read();
+        let mut physical = Physical::resume(&map, &fixture.memory, kept);
+        let value = physical.read_value::<u64>(GuestPhys::new(0x1000));
+        (value, physical.keep())
+    };
+    let (value, kept) = read(&Kept::EMPTY);
+    assert_eq!(value, Ok(0));
+    let before = domain.read().translate(&fixture.memory, Gfn::new(1)).unwrap().mfn;
+    assert_eq!(crate::mem::op::decrease(ram, &domain, Order::PAGE, &[Gfn::new(1)], |_| ()), 1);
+    assert_eq!(read(&kept).0, Err(Errno::EFAULT), "the place is empty");
+    let other = ram.alloc_at(before, 1).unwrap();
+    fixture.memory.write(before.base(), &[0x77; 8]);
+    domain.write().populate(ram, Gfn::new(1), Order::PAGE).unwrap();
+    assert_eq!(read(&kept).0, Ok(0), "not what is in the frame that it had");
+    ram.free(other);
+    fixture.tear_down(domain.into_inner());
 }
