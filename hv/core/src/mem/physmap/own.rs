@@ -98,8 +98,8 @@ impl<F: EntryFormat> DomainMemory<F> {
         order.min(self.config.largest.order().raw())
     }
 
-    /// Takes the domain's own memory at `gfn` out of the physmap. The batch must have [room](Departures::room) for
-    /// [`Self::pieces`] runs.
+    /// Takes the domain's own memory at `gfn` out of the physmap. `E2BIG` without effect if it has more
+    /// runs of frames than the batch has [room](Departures::room) for.
     pub fn remove<M: PhysMemory>(
         &mut self,
         ram: Ram<'_, M>,
