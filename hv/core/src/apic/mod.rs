@@ -15,6 +15,9 @@ mod registers;
 mod timer;
 mod vectors;
 
+#[cfg(test)]
+mod tests;
+
 pub use address::{Address, Destination};
 pub use local::{Effect, Fault, Ipi, IpiKind, LocalApic, Moment};
 pub use msr::{MSR_BASE, MSR_DEADLINE, MSR_FIRST, MSR_LAST};

@@ -8,6 +8,9 @@ mod clock;
 mod queue;
 mod slots;
 
+#[cfg(test)]
+mod tests;
+
 pub use area::{GuestArea, publish_clock, publish_runstate, publish_wall_clock, runstate_info};
 pub use clock::Clock;
 pub use queue::{Timed, TimerQueues};
