@@ -16,6 +16,9 @@ mod mmio;
 mod msr;
 mod port;
 
+#[cfg(test)]
+mod tests;
+
 pub use cpuid::{CpuidPolicy, Topology, on_cpuid};
 pub use deliver::{deliver, is_deliverable, on_halt, on_window};
 pub use dump::dump;
