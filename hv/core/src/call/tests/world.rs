@@ -59,6 +59,7 @@ pub struct Guest<'w> {
     pub vcpu: Arc<Vcpu<TestMachine>>,
     /// Where the guest's own memory for tests begins: tables first.
     pub base: u64,
+    end: u64,
     next: Cell<u64>,
     /// What the last call asked for, besides its result.
     pub after: Cell<After>,
@@ -66,7 +67,8 @@ pub struct Guest<'w> {
     pub preemptions: Cell<usize>,
 }
 
-/// Guest-virtual addresses are guest-physical ones below 1 GiB, except for this 2 MiB, which are nowhere...
+/// Guest-virtual addresses are guest-physical ones from the tables up to 1 GiB, except for these 2 MiB, which are
+/// nowhere...
 pub const HOLE: u64 = 0x3e00_0000;
 /// ... and these, which are the guest's own memory, read-only.
 pub const READ_ONLY: u64 = 0x3c00_0000;
@@ -81,6 +83,7 @@ impl<'w> Guest<'w> {
             domain,
             vcpu,
             base,
+            end: start,
             next: Cell::new(base + 0x10_000),
             after: Cell::new(After::Continue),
             preemptions: Cell::new(0),
@@ -99,6 +102,8 @@ impl<'w> Guest<'w> {
             let at = index * 2 * MIB;
             let entry = match at {
                 HOLE => 0,
+                // As in a sound kernel, small numbers are no pointers.
+                _ if at < self.base => 0,
                 READ_ONLY => self.base | 0x81,
                 _ => at | 0x83,
             };
@@ -129,21 +134,22 @@ impl<'w> Guest<'w> {
     /// Memory of the guest that nothing else uses, aligned to a page.
     pub fn page(&self) -> Gfn {
         let at = self.next.get().next_multiple_of(PAGE_BYTES);
-        assert!(at < self.base + 3 * MIB, "the guest of the test has no memory left");
+        assert!(at < self.end, "the guest of the test has no memory left");
         self.next.set(at + PAGE_BYTES);
         Gfn::new(at / PAGE_BYTES)
     }
 
     fn room(&self, bytes: usize) -> u64 {
         let at = self.next.get().next_multiple_of(16);
-        assert!(at < self.base + 3 * MIB, "the guest of the test has no memory left");
+        assert!(at < self.end, "the guest of the test has no memory left");
         self.next.set(at + bytes as u64);
         at
     }
 
-    /// What was lent is not needed any more.
+    /// What was lent is not needed any more. From here on memory ends soon after what is lent, so that wild lengths do not
+    /// reach far.
     pub fn forget_lent(&self) {
-        self.next.set(self.base + 2 * MIB);
+        self.next.set(self.end - 0x2000);
     }
 
     /// Puts a value into the guest's memory and tells its address.
