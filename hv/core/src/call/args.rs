@@ -78,7 +78,7 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for In<V> {
 
     #[inline(always)]
     fn decode<P: Platform>(cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<V> {
-        cx.guest(|memory| memory.read(pointer(words, at)))
+        cx.guest_once(|memory| memory.read(pointer(words, at)))
     }
 
     #[inline(always)]

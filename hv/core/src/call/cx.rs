@@ -3,11 +3,12 @@
 use crate::domain::{Domain, Format};
 use crate::event::Wake;
 use crate::hw::{Platform, Reg, VcpuHw};
-use crate::mem::{Linear, PageRef, Paging};
+use crate::mem::{Kept, Linear, PageRef, Paging};
 use crate::stats::VcpuStats;
 use crate::system::System;
 use crate::vcpu::{Hw, Vcpu};
 use alloc::sync::Arc;
+use core::cell::Cell;
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::{DomainId, Gfn};
 
@@ -38,6 +39,8 @@ pub struct Cx<'a, P: Platform> {
     pub(super) cursor: u64,
     /// What happens after the call.
     pub(super) after: After,
+    /// What one look at the guest's memory leaves to the next.
+    kept: Cell<Kept>,
 }
 
 impl<'a, P: Platform> Cx<'a, P> {
@@ -49,13 +52,24 @@ impl<'a, P: Platform> Cx<'a, P> {
         vcpu: &'a Arc<Vcpu<P>>,
         hw: &'a mut Hw<P>,
     ) -> Self {
-        Self { system, domain, vcpu, hw, cursor: 0, after: After::Continue }
+        Self { system, domain, vcpu, hw, cursor: 0, after: After::Continue, kept: Cell::new(Kept::EMPTY) }
     }
 
     /// The caller's counters.
     #[inline(always)]
     pub(super) fn stats(&self) -> &'a VcpuStats {
         &self.vcpu.stats
+    }
+
+    /// How the caller translates linear addresses now.
+    #[inline(always)]
+    fn paging(&self) -> Paging {
+        Paging::new(
+            self.hw.get(Reg::Cr0),
+            self.hw.get(Reg::Cr3),
+            self.hw.get(Reg::Cr4),
+            self.hw.get(Reg::Efer),
+        )
     }
 
     /// Does something with the caller's memory by linear address, as its page tables are now. The memory lock is held
@@ -65,14 +79,21 @@ impl<'a, P: Platform> Cx<'a, P> {
         &self,
         work: impl FnOnce(&mut Linear<'_, Format<P>, P::Memory>) -> Result<R>,
     ) -> Result<R> {
-        let paging = Paging::new(
-            self.hw.get(Reg::Cr0),
-            self.hw.get(Reg::Cr3),
-            self.hw.get(Reg::Cr4),
-            self.hw.get(Reg::Efer),
-        );
         let map = self.domain.memory.read();
-        work(&mut Linear::new(&map, self.system.memory(), paging))
+        let mut linear = Linear::resume(&map, self.system.memory(), self.paging(), &self.kept.get());
+        let result = work(&mut linear);
+        self.kept.set(linear.keep());
+        result
+    }
+
+    /// The same for calls that look once: nothing is kept.
+    #[inline]
+    pub(super) fn guest_once<R>(
+        &self,
+        work: impl FnOnce(&mut Linear<'_, Format<P>, P::Memory>) -> Result<R>,
+    ) -> Result<R> {
+        let map = self.domain.memory.read();
+        work(&mut Linear::new(&map, self.system.memory(), self.paging()))
     }
 
     /// The domain that a call is about: the caller, or any for a caller that controls domains.

@@ -189,7 +189,11 @@ impl<'a, P: Platform> Cpu<'a, P> {
                 Exit::Interrupted => self.interrupted(vcpu),
                 exit => {
                     let resume = exit::handle(exit, context, around);
-                    if let Resume::Continue = resume { Then::Enter } else { self.resume(resume, context, around) }
+                    if let Resume::Continue = resume {
+                        Then::Enter
+                    } else {
+                        self.resume(resume, context, around)
+                    }
                 }
             };
             if let Then::Leave = then {
@@ -258,12 +262,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
 
     /// Does what a handler said, unless it said that the guest goes on.
     #[cold]
-    fn resume(
-        &mut self,
-        resume: Resume,
-        context: &mut Context<Hw<P>>,
-        around: &Surroundings<'_, P>,
-    ) -> Then {
+    fn resume(&mut self, resume: Resume, context: &mut Context<Hw<P>>, around: &Surroundings<'_, P>) -> Then {
         let Surroundings { system, domain, vcpu } = *around;
         match resume {
             Resume::Continue => return Then::Enter,

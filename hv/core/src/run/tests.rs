@@ -56,16 +56,25 @@ fn enter_long_mode(system: &TestSystem, domain: &Domain<TestMachine>, vcpu: &mut
     let mut guest = crate::mem::Physical::new(&memory, crate::hw::Platform::memory(&system.platform));
     guest.write(GuestPhys::new(TABLES), &(TABLES + 0x1003).to_le_bytes()).unwrap();
     guest.write(GuestPhys::new(TABLES + 0x1000), &0x83_u64.to_le_bytes()).unwrap();
-    for (register, value) in
-        [(Reg::Cr0, 0x8000_0011), (Reg::Cr3, TABLES), (Reg::Cr4, 0x20), (Reg::Efer, 0x500), (Reg::Rflags, 0x202)]
-    {
+    for (register, value) in [
+        (Reg::Cr0, 0x8000_0011),
+        (Reg::Cr3, TABLES),
+        (Reg::Cr4, 0x20),
+        (Reg::Efer, 0x500),
+        (Reg::Rflags, 0x202),
+    ] {
         vcpu.set(register, value);
     }
     vcpu.set_segment(Segment::Cs, SegmentState { attributes: 0xa9b, ..SegmentState::default() });
 }
 
 /// Appends a step that makes a call from 64-bit code, and keeps its result.
-fn call(system: &Arc<TestSystem>, domain: &TestDomain, call: Call, arguments: &[u64]) -> Arc<spin::Mutex<i64>> {
+fn call(
+    system: &Arc<TestSystem>,
+    domain: &TestDomain,
+    call: Call,
+    arguments: &[u64],
+) -> Arc<spin::Mutex<i64>> {
     let result = Arc::new(spin::Mutex::new(i64::MAX));
     let row = call.row();
     let mut words: Vec<u64> = row.sub.into_iter().chain(arguments.iter().copied()).collect();
@@ -102,7 +111,8 @@ fn injected(system: &TestSystem, domain: DomainId) -> Vec<(EventKind, u8)> {
 
 #[test]
 fn a_whole_life() {
-    let system = with(&(section("dom0", "8M", "roles = control\nstart = boot") + &section("guest", "8M", "")));
+    let system =
+        with(&(section("dom0", "8M", "roles = control\nstart = boot") + &section("guest", "8M", "")));
     let before = system.frames.free_pages();
     boot(&system).unwrap();
     settle(&system);
@@ -125,7 +135,10 @@ fn a_whole_life() {
     let info = control::info(&system, guest).unwrap();
     assert_eq!((info.domid, info.name(), info.pauses, info.state), (guest, "guest", 1, state::ALIVE));
     assert_eq!((info.vcpus, info.vcpus_up, info.pages), (1, 0, 2048 + 2), "it halted with interrupts off");
-    assert_eq!(control::info(&system, DomainId::new(guest.raw() + 1)).map(|info| info.domid), Err(Errno::ESRCH));
+    assert_eq!(
+        control::info(&system, DomainId::new(guest.raw() + 1)).map(|info| info.domid),
+        Err(Errno::ESRCH)
+    );
     assert_eq!(control::pause(&system, &dom0, DomainId::DOM0), Err(Errno::EINVAL));
     while control::destroy_step(&system, &dom0, guest).unwrap() == Progress::Again {}
     assert_eq!(control::destroy_step(&system, &dom0, guest), Err(Errno::ESRCH));
@@ -160,7 +173,12 @@ fn no_exit_harms_the_hypervisor() {
         Exit::MsrWrite(0xdead, 1),
         Exit::Io(IoExit { port: 0xcfc, bytes: 4, write: true, string: false }),
         Exit::Io(IoExit { port: 0xffff, bytes: 7, write: false, string: true }),
-        Exit::NestedFault { gpa: GuestPhys::new(u64::MAX), gva: None, access: Access::default(), present: false },
+        Exit::NestedFault {
+            gpa: GuestPhys::new(u64::MAX),
+            gva: None,
+            access: Access::default(),
+            present: false,
+        },
         Exit::NestedFault {
             gpa: GuestPhys::new(0xfee0_0000),
             gva: None,
@@ -224,7 +242,8 @@ fn events_go_from_domain_to_domain() {
     let sent = call(&system, &one, Call::EvtchnSend, &[0x1000]);
     // Both halted with interrupts off; a vCPU that is down takes no event before it is up again.
     for domain in [&one, &two] {
-        let look = system.scheduler.set_up(&domain.vcpus[0], true, crate::hw::Platform::tsc(&system.platform));
+        let look =
+            system.scheduler.set_up(&domain.vcpus[0], true, crate::hw::Platform::tsc(&system.platform));
         system.kick(look);
     }
     settle(&system);
@@ -286,9 +305,10 @@ fn consoles_are_kept_apart() {
 
 #[test]
 fn boot_says_what_is_missing() {
-    assert_eq!(boot(&with(&section("guest", "4M", ""))).map_err(|error| error.to_string()), Err(String::from(
-        "the manifest has no domain with `start = boot`"
-    )));
+    assert_eq!(
+        boot(&with(&section("guest", "4M", ""))).map_err(|error| error.to_string()),
+        Err(String::from("the manifest has no domain with `start = boot`"))
+    );
     let system = with(&section("dom0", "400M", "start = boot"));
     let error = boot(&system).unwrap_err().to_string();
     assert!(error.contains("too little memory for the domain `dom0`"), "{error}");
