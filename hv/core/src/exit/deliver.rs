@@ -16,7 +16,9 @@ pub fn deliver<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P
     let reasons = vcpu.attention.take(Reason::DELIVER);
     if reasons.contains(Reason::NMI) {
         context.nmi_due = true;
-        context.hw.request_window(Some(Window::Nmi));
+    }
+    if context.nmi_due {
+        inject_nmi(context, vcpu);
     }
     if reasons.contains(Reason::UPCALL) && vcpu.info.has_upcall(around.platform().memory()) {
         match vcpu.upcall_vector() {
@@ -33,6 +35,18 @@ pub fn deliver<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P
         }
     }
     inject(context, around);
+}
+
+/// Puts in the non-maskable interrupt that is due, unless the guest may not be done with another one: then its end is
+/// waited for. (Back ends that tell of every end need no window for that, others open it at once if none is pending.)
+fn inject_nmi<P: Platform>(context: &mut Context<Hw<P>>, vcpu: &Vcpu<P>) {
+    if context.nmi_in_service || context.hw.inject(Event::NMI).is_err() {
+        context.hw.request_window(Some(Window::Nmi));
+        return;
+    }
+    context.nmi_due = false;
+    context.nmi_in_service = true;
+    vcpu.stats.injections.add(1);
 }
 
 fn inject<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
@@ -75,16 +89,9 @@ fn inject<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
 /// The guest can take what was asked for: it is put in before the next entry.
 pub fn on_window<P: Platform>(context: &mut Context<Hw<P>>, vcpu: &Vcpu<P>) -> Resume {
     context.hw.request_window(None);
-    if context.nmi_due {
-        if context.hw.inject(Event::NMI).is_ok() {
-            context.nmi_due = false;
-            vcpu.stats.injections.add(1);
-        } else {
-            context.hw.request_window(Some(Window::Nmi));
-        }
-    }
-    // The rest is looked at by `deliver`.
-    vcpu.attention.raise(Reason::APIC);
+    // In the handler of a non-maskable interrupt others are off, so this is its end, or it was over before.
+    context.nmi_in_service &= context.hw.can_take_interrupt();
+    vcpu.attention.raise(if context.nmi_due { Reason::NMI | Reason::APIC } else { Reason::APIC });
     Resume::Continue
 }
 

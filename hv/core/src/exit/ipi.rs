@@ -9,8 +9,8 @@ use alloc::sync::Arc;
 /// Sends a message from the local APIC of `sender` to those of `vcpus` that it addresses. `signature` is what CPUID
 /// says of the CPU: who starts finds it in RDX.
 ///
-/// INIT to the sender itself does nothing: the message is only defined between CPUs. Start-up messages to one that is
-/// up are ignored, as hardware does.
+/// INIT to the sender itself does nothing: the message is only defined between CPUs. One that is up ignores start-up
+/// messages, as hardware does, unless INIT comes before.
 pub fn send_ipi<P: Platform>(
     platform: &P,
     scheduler: &Scheduler<Arc<Vcpu<P>>>,
@@ -47,6 +47,11 @@ pub fn send_ipi<P: Platform>(
                     StartState::real_mode(page, signature).apply(&mut vcpu.context.lock());
                     kick(platform, scheduler.set_up(vcpu, true, platform.tsc()));
                 }
+            }
+            // It may have INIT before it that has not been seen yet; otherwise it is ignored.
+            IpiKind::Start(page) if !own => {
+                vcpu.posted.start(page);
+                vcpu.attention.raise(Reason::INIT);
             }
             IpiKind::Start(_) => {}
         }

@@ -279,6 +279,11 @@ impl<'a, P: Platform> Cpu<'a, P> {
             Resume::Down => {
                 let _here = system.scheduler.set_up(vcpu, false, system.platform.tsc());
                 vcpu.forget_start();
+                // Nobody is left to start one again: as on Xen, that is a power-off.
+                if domain.vcpus.iter().all(|vcpu| !vcpu.entity.is_up()) {
+                    log::info!("{domain}: its last virtual CPU halted with interrupts off");
+                    system.shut_down(domain, ShutdownReason::PowerOff);
+                }
             }
             Resume::Shutdown(reason) => system.shut_down(domain, reason),
             Resume::Crash(fault) => self.crash(&fault, context, around),

@@ -110,6 +110,19 @@ fn injected(system: &TestSystem, domain: DomainId) -> Vec<(EventKind, u8)> {
 }
 
 #[test]
+fn a_domain_whose_last_vcpu_halts_with_interrupts_off_is_off() {
+    let system = with(&section("one", "4M", ""));
+    let one = start(&system, "one", None);
+    system.platform.scripts().then(one.id.raw(), |vcpu| {
+        vcpu.set(Reg::Rflags, 2);
+        Exit::Halt
+    });
+    settle(&system);
+    assert_eq!(one.life.phase(), Phase::ShutDown(ShutdownReason::PowerOff));
+    end(&system, one);
+}
+
+#[test]
 fn a_whole_life() {
     let system =
         with(&(section("dom0", "8M", "roles = control\nstart = boot") + &section("guest", "8M", "")));
@@ -134,7 +147,7 @@ fn a_whole_life() {
     control::pause(&system, &dom0, guest).unwrap();
     let info = control::info(&system, guest).unwrap();
     assert_eq!((info.domid, info.name(), info.pauses, info.state), (guest, "guest", 1, state::ALIVE));
-    assert_eq!((info.vcpus, info.vcpus_up, info.pages), (1, 0, 2048 + 2), "it halted with interrupts off");
+    assert_eq!((info.vcpus, info.vcpus_up, info.pages), (1, 1, 2048 + 2));
     assert_eq!(
         control::info(&system, DomainId::new(guest.raw() + 1)).map(|info| info.domid),
         Err(Errno::ESRCH)

@@ -151,7 +151,10 @@ impl VcpuHw for ScriptedVcpu {
         };
         match step {
             Some(mut step) => step(self),
-            None => Exit::Halt,
+            None => {
+                self.set(Reg::Rflags, 0x202);
+                Exit::Halt
+            }
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Context<H> {
     pub upcall_due: bool,
     /// A non-maskable interrupt is to be put in when the guest can take it.
     pub nmi_due: bool,
+    /// One was put in, and nothing has told yet that the guest is done with it.
+    pub nmi_in_service: bool,
     /// A hypercall was left before its end, and goes on from this cursor before the guest is entered.
     pub preempted: Option<u64>,
     /// It was reset by INIT and waits for a start-up message.
@@ -59,6 +61,7 @@ impl<H: VcpuHw> Context<H> {
             flushed: 0,
             upcall_due: false,
             nmi_due: false,
+            nmi_in_service: false,
             preempted: None,
             waits_for_start: false,
         }
@@ -78,6 +81,7 @@ impl<H: VcpuHw> Context<H> {
         self.apic.reset();
         self.upcall_due = false;
         self.nmi_due = false;
+        self.nmi_in_service = false;
         self.preempted = None;
         self.waits_for_start = false;
     }

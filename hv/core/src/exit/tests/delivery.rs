@@ -152,11 +152,15 @@ fn a_non_maskable_interrupt_goes_first_and_does_not_care() {
     bench.mark();
     bench.vcpu.attention.raise(Reason::NMI);
     deliver_now(&bench);
-    assert_eq!(window(&bench), Some(Window::Nmi));
-    assert_eq!(bench.exit(Exit::WindowOpen), Resume::Continue);
     assert_eq!(bench.injected(), Some(Event::NMI));
-    deliver_now(&bench);
     assert_eq!(window(&bench), Some(Window::Interrupt), "the call-back is not forgotten");
+    bench.vcpu.attention.raise(Reason::NMI);
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), window(&bench)), (None, Some(Window::Nmi)), "one at a time");
+    assert_eq!(bench.exit(Exit::WindowOpen), Resume::Continue);
+    deliver_now(&bench);
+    assert_eq!(bench.injected(), Some(Event::NMI));
+    assert_eq!(window(&bench), Some(Window::Interrupt));
 }
 
 #[test]
