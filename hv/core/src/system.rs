@@ -24,7 +24,7 @@
 
 use crate::boot::Bundle;
 use crate::domain::console::TypedInput;
-use crate::domain::{Change, Domain, DomainTable, ShutdownReason};
+use crate::domain::{Change, Domain, DomainTable, Phase, ShutdownReason};
 use crate::event::{EventTable, Peers, Wake};
 use crate::hw::{CpuId, Platform, PowerAction};
 use crate::mem::{FrameTable, Ram};
@@ -39,6 +39,9 @@ use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::{DomainId, VcpuId, Virq};
 use pv_abi::manifest::Manifest;
 use spin::Mutex;
+
+/// The status of a machine whose control domain crashed.
+const CRASHED: u32 = 1;
 
 /// The whole system. There is one, shared by reference between all CPUs, for as long as the machine runs.
 pub struct System<P: Platform> {
@@ -186,7 +189,26 @@ impl<P: Platform> System<P> {
             domain.console.lock().finish(&self.platform, domain.id);
             log::info!("{domain}: {reason}");
             self.tell_control_domains();
+            self.end_if_uncontrolled(reason);
         }
+    }
+
+    /// Ends the machine when no control domain is left: nobody could end it any more, or start anything.
+    fn end_if_uncontrolled(&self, reason: ShutdownReason) {
+        let alive = |phase| matches!(phase, Phase::Created | Phase::Alive);
+        let all = self.domains.all();
+        let mut controlling = all.iter().filter(|domain| domain.is_control()).peekable();
+        if controlling.peek().is_none() || controlling.any(|domain| alive(domain.life.phase())) {
+            return;
+        }
+        log::error!("no control domain is left");
+        self.power(match reason {
+            ShutdownReason::PowerOff => PowerAction::Off(0),
+            ShutdownReason::Reboot | ShutdownReason::SoftReset => PowerAction::Reset,
+            ShutdownReason::Suspend | ShutdownReason::Crash | ShutdownReason::Watchdog => {
+                PowerAction::Off(CRASHED)
+            }
+        });
     }
 
     /// Tells the control domains that a domain's state has changed.

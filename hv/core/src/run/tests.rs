@@ -395,3 +395,20 @@ fn a_flush_waits_for_those_in_the_guest_only() {
     first.entered.store(0, Ordering::SeqCst);
     end(&system, guest);
 }
+
+#[test]
+fn the_machine_ends_with_its_last_control_domain() {
+    let manifest = section("one", "4M", "roles = control") + &section("two", "4M", "roles = control");
+    let system = with(&(manifest + &section("guest", "4M", "")));
+    let guest = start(&system, "guest", None);
+    let (one, two) = (start(&system, "one", None), start(&system, "two", None));
+    let power = || system.platform.record.lock().unwrap().power;
+    system.shut_down(&guest, ShutdownReason::Crash);
+    system.shut_down(&one, ShutdownReason::PowerOff);
+    assert_eq!(power(), None);
+    system.shut_down(&two, ShutdownReason::Crash);
+    assert_eq!(power(), Some(crate::hw::PowerAction::Off(1)));
+    for domain in [guest, one, two] {
+        end(&system, domain);
+    }
+}
