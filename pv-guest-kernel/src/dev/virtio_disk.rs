@@ -142,9 +142,11 @@ impl VirtioDisk {
                 | Features::VERSION_1
                 | Features::ACCESS_PLATFORM,
         );
-        let sectors = transport
-            .read_consistent(|| transport.read_config_space::<u64>(0))
+        // In two halves: the device promises no more than an alignment of 4 bytes.
+        let [low, high] = transport
+            .read_consistent(|| transport.read_config_space::<[u32; 2]>(0))
             .map_err(|_| "it does not tell its capacity")?;
+        let sectors = u64::from(low) | u64::from(high) << 32;
         let pieces = if features.contains(Features::SEG_MAX) {
             transport.read_config_space::<u32>(12).map_err(|_| "it does not tell its limits")? as usize
         } else {
