@@ -32,6 +32,7 @@ pub mod blk;
 pub mod console;
 #[cfg(test)]
 mod mock;
+pub mod net;
 pub mod platform;
 pub mod ring;
 pub mod share;

@@ -1,0 +1,97 @@
+//! Which interface an address is behind.
+
+use alloc::collections::BTreeMap;
+
+use super::super::Mac;
+use super::PortId;
+use crate::platform::Nanos;
+
+/// How long an address is remembered that is not seen any more.
+const AGE_MAX: u64 = 300_000_000_000;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    port: PortId,
+    /// Since when it was not seen; static addresses do not grow old.
+    seen: Option<Nanos>,
+}
+
+/// Addresses and where they are: static ones of the guests' own interfaces, and learned ones.
+pub struct MacTable {
+    entries: BTreeMap<Mac, Entry>,
+    /// Learned addresses behind one interface.
+    per_port: usize,
+    /// Learned addresses in all.
+    total: usize,
+}
+
+impl MacTable {
+    /// A table that learns at most so many addresses, behind one interface and in all.
+    #[must_use]
+    pub const fn new(per_port: usize, total: usize) -> Self {
+        Self { entries: BTreeMap::new(), per_port, total }
+    }
+
+    /// Enters an address that stays. `false` when another interface has it already.
+    pub fn add_static(&mut self, mac: Mac, port: PortId) -> bool {
+        if let Some(entry) = self.entries.get(&mac)
+            && entry.seen.is_none()
+            && entry.port != port
+        {
+            return false;
+        }
+        self.entries.insert(mac, Entry { port, seen: None });
+        true
+    }
+
+    /// Notes that a packet from `mac` came in by `port`.
+    pub fn learn(&mut self, mac: Mac, port: PortId, now: Nanos) {
+        if mac.is_group() {
+            return;
+        }
+        if let Some(entry) = self.entries.get_mut(&mac) {
+            // Nobody takes a static address away.
+            if entry.seen.is_some() {
+                *entry = Entry { port, seen: Some(now) };
+            }
+            return;
+        }
+        let learned = |entry: &&Entry| entry.seen.is_some();
+        let is_full = self.entries.values().filter(learned).count() >= self.total
+            || self.entries.values().filter(learned).filter(|entry| entry.port == port).count()
+                >= self.per_port;
+        if is_full {
+            self.forget_old(now);
+            return;
+        }
+        self.entries.insert(mac, Entry { port, seen: Some(now) });
+    }
+
+    fn forget_old(&mut self, now: Nanos) {
+        self.entries.retain(|_, entry| entry.seen.is_none_or(|seen| now.since(seen) < AGE_MAX));
+    }
+
+    /// Where an address is.
+    #[must_use]
+    pub fn find(&self, mac: Mac, now: Nanos) -> Option<PortId> {
+        let entry = self.entries.get(&mac)?;
+        entry.seen.is_none_or(|seen| now.since(seen) < AGE_MAX).then_some(entry.port)
+    }
+
+    /// Forgets an interface.
+    pub fn remove(&mut self, port: PortId) {
+        self.entries.retain(|_, entry| entry.port != port);
+    }
+
+    /// The number of addresses.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
