@@ -292,6 +292,7 @@ impl Platform for Xen {
             let handles = ops.iter().map(|op| (op.handle, op.dev_bus_addr)).collect();
             return Ok(Pages { base: first * PAGE, count: refs.len(), kind: Kind::Mapped(handles) });
         };
+        log::debug!("map {} pages of {peer}: {status}", refs.len());
         for op in &ops {
             if op.status.is_okay() {
                 unmap_runs(&[(op.host_addr.raw(), vec![(op.handle, 0)])]);
