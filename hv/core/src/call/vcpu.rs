@@ -121,7 +121,7 @@ pub(super) fn vcpu_register_runstate<P: Platform>(
         let mut areas = vcpu.areas.lock();
         if let Some(area) = &new {
             let times = vcpu.entity.times(cx.system.platform.tsc());
-            publish_runstate(cx.system.memory(), area, &cx.system.clock, &times, false);
+            publish_runstate(cx.system.memory(), area, &cx.system.clock, &times);
         }
         vcpu.has_runstate_area.store(new.is_some(), Ordering::Relaxed);
         core::mem::replace(&mut areas.runstate, new)

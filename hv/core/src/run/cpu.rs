@@ -145,7 +145,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
             && let Some(area) = &vcpu.areas.lock().runstate
         {
             let times = vcpu.entity.times_before();
-            publish_runstate(self.system.memory(), area, &self.system.clock, &times, false);
+            publish_runstate(self.system.memory(), area, &self.system.clock, &times);
         }
     }
 

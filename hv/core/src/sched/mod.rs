@@ -18,6 +18,7 @@
 //! No wake-up is lost: who blocks marks its entity as blocked and then looks for what it waits for; who wakes makes
 //! that visible and then looks at the mark. One of the two sees the other.
 
+mod balance;
 mod entity;
 mod group;
 mod mask;

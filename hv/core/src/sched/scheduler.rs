@@ -2,7 +2,7 @@
 
 use super::entity::{Inner, Place, Scheduled};
 use super::mask::CpuMask;
-use super::queue::{Queue, Running, Waiting, allowed, translate};
+use super::queue::{Queue, Running, Waiting, translate};
 use crate::hw::{CpuId, TscTicks};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -32,17 +32,17 @@ pub struct Decision<K> {
     pub kick: Option<CpuId>,
 }
 
-struct PerCpu<K> {
-    queue: Mutex<Queue<K>>,
+pub(super) struct PerCpu<K> {
+    pub(super) queue: Mutex<Queue<K>>,
     // What other CPUs look at without the lock; written with it.
-    load: AtomicU64,
-    waiting: AtomicU32,
-    clock: AtomicU64,
-    idle: AtomicBool,
+    pub(super) load: AtomicU64,
+    pub(super) waiting: AtomicU32,
+    pub(super) clock: AtomicU64,
+    pub(super) idle: AtomicBool,
 }
 
 impl<K: Scheduled> PerCpu<K> {
-    fn publish(&self, queue: &Queue<K>, clock: u64) {
+    pub(super) fn publish(&self, queue: &Queue<K>, clock: u64) {
         self.load.store(queue.load(), Relaxed);
         self.waiting.store(u32::try_from(queue.len()).unwrap_or(u32::MAX), Relaxed);
         self.clock.store(clock, Relaxed);
@@ -54,9 +54,9 @@ impl<K: Scheduled> PerCpu<K> {
 ///
 /// Where a method returns a CPU, that CPU has to look again: the caller kicks it unless it is the caller's own.
 pub struct Scheduler<K> {
-    cpus: Vec<PerCpu<K>>,
+    pub(super) cpus: Vec<PerCpu<K>>,
     /// How long one runs while others wait.
-    slice: u64,
+    pub(super) slice: u64,
     /// How long one runs at least before one that wakes takes its place.
     grace: u64,
     /// How far behind the others one that wakes starts at most.
@@ -89,16 +89,16 @@ impl<K: Scheduled> Scheduler<K> {
         self.slice
     }
 
-    fn cpu(&self, cpu: CpuId) -> Option<&PerCpu<K>> {
+    pub(super) fn cpu(&self, cpu: CpuId) -> Option<&PerCpu<K>> {
         self.cpus.get(cpu.index())
     }
 
     /// The CPUs that schedule.
-    fn online(&self) -> CpuMask {
+    pub(super) fn online(&self) -> CpuMask {
         CpuMask::new(u64::MAX >> (64 - self.cpus.len().clamp(1, 64)))
     }
 
-    fn admits(&self, entry: &Waiting<K>, now: TscTicks) -> bool {
+    pub(super) fn admits(&self, entry: &Waiting<K>, now: TscTicks) -> bool {
         entry.key.entity().group.allowance(now, self.period) != Some(0)
     }
 
@@ -186,23 +186,6 @@ impl<K: Scheduled> Scheduler<K> {
 
     // ---- Queues ----
 
-    /// The CPU on whose queue a virtual CPU is put: where it was if that is idle, any idle one, or where it was.
-    fn choose(&self, key: &K, home: CpuId) -> CpuId {
-        let allowed = key.entity().affinity().and(self.online());
-        let idle = |cpu: CpuId| self.cpu(cpu).is_some_and(|c| c.idle.load(Relaxed));
-        if allowed.contains(home) && idle(home) {
-            return home;
-        }
-        if let Some(cpu) = allowed.iter().find(|&cpu| idle(cpu)) {
-            return cpu;
-        }
-        if allowed.contains(home) {
-            return home;
-        }
-        let load = |cpu: &CpuId| self.cpu(*cpu).map_or(u64::MAX, |c| c.load.load(Relaxed));
-        allowed.iter().min_by_key(load).unwrap_or_default()
-    }
-
     fn enqueue_if_runnable(&self, key: &K, inner: &mut Inner, now: TscTicks) -> Option<CpuId> {
         if !inner.runnable() {
             inner.account(now);
@@ -236,74 +219,6 @@ impl<K: Scheduled> Scheduler<K> {
         queue.push(Waiting { key, vruntime: inner.vruntime });
         cpu.publish(&queue, clock);
         look.then_some(target)
-    }
-
-    /// Takes one that waits for another CPU and may run on `to`. A CPU that is `hungry` takes any; otherwise the loads
-    /// must become more level by it, or, if `rotate`, as level as they were.
-    fn pull(&self, to: CpuId, now: TscTicks, hungry: bool, rotate: bool) -> Option<Waiting<K>> {
-        let own = self.cpu(to)?;
-        let own_load = own.load.load(Relaxed);
-        let own_clock = own.clock.load(Relaxed);
-        let others = self
-            .cpus
-            .iter()
-            .enumerate()
-            .filter(|(index, cpu)| *index != to.index() && cpu.waiting.load(Relaxed) > 0);
-        let mut others: Vec<_> = others.map(|(_, cpu)| (cpu.load.load(Relaxed), cpu)).collect();
-        others.sort_unstable_by_key(|(load, _)| core::cmp::Reverse(*load));
-        if !hungry {
-            others.truncate(1);
-        }
-        for (_, cpu) in others {
-            let mut queue = cpu.queue.lock();
-            let clock = queue.advance(now);
-            let load = queue.load();
-            let before = load.abs_diff(own_load);
-            let gain = |entry: &Waiting<K>| {
-                let share = entry.key.entity().group.share();
-                let after = load.saturating_sub(share).abs_diff(own_load + share);
-                (after < before || (after == before && rotate)).then(|| before - after)
-            };
-            let fits = |entry: &Waiting<K>| allowed(entry, to) && self.admits(entry, now);
-            let taken = if hungry {
-                queue.take(fits)
-            } else {
-                let best = queue.iter().filter(|entry| fits(entry)).filter_map(gain).max();
-                best.and_then(|best| queue.take(|entry| fits(entry) && gain(entry) == Some(best)))
-            };
-            cpu.publish(&queue, clock);
-            if let Some(mut entry) = taken {
-                entry.vruntime = translate(entry.vruntime, clock, own_clock);
-                return Some(entry);
-            }
-        }
-        None
-    }
-
-    /// At most once in a slice: takes over one that waits for a CPU with more to do. Now and then also one whose
-    /// move makes nothing more level, so that three on two CPUs take turns at being alone.
-    fn level(&self, cpu: CpuId, now: TscTicks) {
-        let Some(own) = self.cpu(cpu) else { return };
-        let rotate;
-        {
-            let mut queue = own.queue.lock();
-            if now.since(queue.levelled).raw() < self.slice {
-                return;
-            }
-            queue.levelled = now;
-            // Irregularly, or it would keep step with the slices and always meet the same one.
-            let pause = 2 + (queue.rotated.raw().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62);
-            rotate = now.since(queue.rotated).raw() >= pause * self.slice;
-            if rotate {
-                queue.rotated = now;
-            }
-        }
-        if let Some(entry) = self.pull(cpu, now, false, rotate) {
-            let mut queue = own.queue.lock();
-            let clock = queue.advance(now);
-            queue.push(entry);
-            own.publish(&queue, clock);
-        }
     }
 
     // ---- The decision ----
@@ -400,7 +315,10 @@ impl<K: Scheduled> Scheduler<K> {
             queue.running = None;
             queue.push(Waiting { key: key.clone(), vruntime: inner.vruntime });
             own.publish(&queue, clock);
-            return Left::Gone { moved: None, yields };
+            drop(queue);
+            // It had to make room: an idle CPU that may run it takes it over.
+            let moved = self.idle(entity.affinity()).next();
+            return Left::Gone { moved, yields };
         }
         let clock = queue.advance(now);
         queue.running = None;

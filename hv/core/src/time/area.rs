@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::fence;
 use pv_abi::shared_info::{SharedInfo, VcpuTimeInfo};
-use pv_abi::vcpu::{RunstateInfo, runstate};
+use pv_abi::vcpu::RunstateInfo;
 
 /// A structure in one or two pages of a guest, which stay its own as long as this exists.
 #[derive(Debug)]
@@ -85,30 +85,19 @@ pub fn runstate_info(clock: &Clock, times: &RunTimes) -> RunstateInfo {
     }
 }
 
-/// Writes a run state into the area that the guest registered. With `marked` (`VMASST_TYPE_runstate_update_flag`) the
-/// update is announced in the time of entry.
-pub fn publish_runstate<M: PhysMemory>(
-    memory: &M,
-    area: &GuestArea,
-    clock: &Clock,
-    times: &RunTimes,
-    marked: bool,
-) {
+/// Writes a run state into the area that the guest registered; the time of entry last, by which a reader on another
+/// CPU can tell that it was changed.
+pub fn publish_runstate<M: PhysMemory>(memory: &M, area: &GuestArea, clock: &Clock, times: &RunTimes) {
     let info = runstate_info(clock, times);
     let store = |offset: usize, value: u64| {
         if let Some(at) = area.at(offset as u64) {
             memory.u64_at(at).store(value, Relaxed);
         }
     };
-    let entry = offset_of!(RunstateInfo, state_entry_time);
-    if marked {
-        store(entry, info.state_entry_time | runstate::UPDATE);
-        fence(Release);
-    }
     store(offset_of!(RunstateInfo, state), u64::from(info.state));
     for (index, nanos) in info.time.into_iter().enumerate() {
         store(offset_of!(RunstateInfo, time) + index * 8, nanos);
     }
     fence(Release);
-    store(entry, info.state_entry_time);
+    store(offset_of!(RunstateInfo, state_entry_time), info.state_entry_time);
 }

@@ -76,14 +76,6 @@ impl<K: Timed> TimerQueues<K> {
         self.watch(cpu, key, &mut slots);
     }
 
-    /// Starts the periodic timer, to fire every `period` ticks from `now` on; stops it if `period` is zero.
-    pub fn set_periodic(&self, cpu: CpuId, key: &K, period: u64, now: TscTicks) {
-        let mut slots = key.slots().lock();
-        slots.set_period(period);
-        slots.set(Slot::Periodic, (period > 0).then(|| now.after(TscTicks::new(period))));
-        self.watch(cpu, key, &mut slots);
-    }
-
     /// Stops all timers of a virtual CPU.
     pub fn forget(&self, key: &K) {
         let mut slots = key.slots().lock();

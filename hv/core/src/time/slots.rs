@@ -8,15 +8,13 @@ use spin::{Mutex, MutexGuard};
 pub enum Slot {
     /// `VCPUOP_set_singleshot_timer` and `set_timer_op`: `VIRQ_TIMER`.
     Single,
-    /// `VCPUOP_set_periodic_timer`: `VIRQ_TIMER`.
-    Periodic,
     /// The end of `SCHEDOP_poll`.
     Poll,
     /// The timer of the local APIC.
     Apic,
 }
 
-const SLOTS: usize = 4;
+const SLOTS: usize = 3;
 
 /// Which timers have fired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,7 +28,7 @@ impl Due {
 
     /// Whether the guest gets `VIRQ_TIMER`.
     pub const fn is_virq(self) -> bool {
-        self.contains(Slot::Single) || self.contains(Slot::Periodic)
+        self.contains(Slot::Single)
     }
 
     /// Whether none has.
@@ -42,8 +40,6 @@ impl Due {
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     deadlines: [Option<TscTicks>; SLOTS],
-    /// The ticks between two firings of the periodic one.
-    period: u64,
     /// The CPU in whose queue the earliest deadline stands.
     pub queued: Option<CpuId>,
 }
@@ -55,24 +51,16 @@ impl Inner {
         }
     }
 
-    pub fn set_period(&mut self, period: u64) {
-        self.period = period;
-    }
-
     pub fn earliest(&self) -> Option<TscTicks> {
         self.deadlines.iter().flatten().min().copied()
     }
 
-    /// Takes those that are due. The periodic one goes on; what it missed is missed.
+    /// Takes those that are due.
     pub fn fire(&mut self, now: TscTicks) -> Due {
         let mut due = Due::default();
         for (index, deadline) in self.deadlines.iter_mut().enumerate() {
-            let Some(at) = deadline.filter(|at| *at <= now) else { continue };
-            due.0 |= 1 << index;
-            *deadline = None;
-            if index == Slot::Periodic as usize && self.period > 0 {
-                let missed = now.since(at).raw() / self.period;
-                *deadline = Some(at.after(TscTicks::new(self.period.saturating_mul(missed + 1))));
+            if deadline.take_if(|at| *at <= now).is_some() {
+                due.0 |= 1 << index;
             }
         }
         due

@@ -155,16 +155,3 @@ fn a_timer_set_over_and_over_takes_one_place() {
     assert_eq!(Arc::strong_count(&one), 2);
     assert_eq!(fired(&queues, A, u64::MAX).len(), 2);
 }
-
-#[test]
-fn a_periodic_timer_goes_on_and_leaves_out_what_it_missed() {
-    let queues = TimerQueues::new(1);
-    let one = thing();
-    queues.set_periodic(A, &one, 100, t(1_000));
-    assert!(fired(&queues, A, 1_099).is_empty());
-    assert!(fired(&queues, A, 1_100)[0].contains(Slot::Periodic));
-    assert_eq!(fired(&queues, A, 1_555).len(), 1);
-    assert_eq!(queues.next(A), Some(t(1_600)));
-    queues.set_periodic(A, &one, 0, t(1_600));
-    assert_eq!(queues.next(A), None);
-}

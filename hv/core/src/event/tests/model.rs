@@ -59,10 +59,10 @@ impl Model {
 
     fn close(&mut self, domain: u16, port: u32) -> bool {
         let Some((state, _)) = self.0.remove(&(domain, port)) else { return false };
-        if let ChannelState::Interdomain { remote, port: other } = state {
-            if let Some(entry) = self.0.get_mut(&(remote.raw(), other.raw())) {
-                entry.0 = ChannelState::Unbound { remote: d(domain) };
-            }
+        if let ChannelState::Interdomain { remote, port: other } = state
+            && let Some(entry) = self.0.get_mut(&(remote.raw(), other.raw()))
+        {
+            entry.0 = ChannelState::Unbound { remote: d(domain) };
         }
         true
     }

@@ -5,7 +5,7 @@ use crate::hw::Window;
 use crate::vcpu::Reason;
 
 fn deliver_now(bench: &Bench) {
-    bench.with(|context, bench| deliver(context, bench));
+    bench.with(deliver);
 }
 
 fn window(bench: &Bench) -> Option<Window> {

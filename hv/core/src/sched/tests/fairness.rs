@@ -142,6 +142,20 @@ fn pinned_vcpus_stay_and_others_make_room() {
 }
 
 #[test]
+fn one_that_must_make_room_goes_to_an_idle_cpu_at_once() {
+    let mut machine = Machine::new(2);
+    let free = machine.add(&Arc::new(Group::new(256, 0)), CpuMask::ALL, SPIN);
+    let habit = Habit { work: 50 * MS, sleep: 50 * MS };
+    machine.run(10 * MS);
+    let group = Arc::new(Group::new(256, 0));
+    let here = machine.keys[free].entity.running_on().unwrap();
+    machine.add(&group, CpuMask::only(here), habit);
+    machine.run(1_000 * MS);
+    machine.check();
+    close(machine.ran(free), machine.now, 100.0, 0.5);
+}
+
+#[test]
 fn an_idle_cpu_takes_from_a_busy_one() {
     let mut machine = Machine::new(4);
     let names: Vec<_> =
