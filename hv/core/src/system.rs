@@ -218,12 +218,8 @@ impl<P: Platform> System<P> {
         }
     }
 
-    /// Ends the machine.
+    /// Ends the machine. The platform says so on the console, as the last thing.
     pub fn power(&self, action: PowerAction) {
-        match action {
-            PowerAction::Off(status) => log::info!("power off, status {status}"),
-            PowerAction::Reset => log::info!("restart"),
-        }
         self.platform.power(action);
     }
 

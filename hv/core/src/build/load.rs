@@ -98,7 +98,7 @@ fn zero<F: crate::hw::EntryFormat, M: crate::hw::PhysMemory>(
     from: u64,
     to: u64,
 ) -> Result<()> {
-    const ZEROES: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+    const ZEROES: [u8; pv_abi::PAGE_SIZE] = [0; pv_abi::PAGE_SIZE];
     let mut done = from;
     while done < to {
         let Some(place) = at.checked_add(done) else { break };
