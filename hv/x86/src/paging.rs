@@ -142,6 +142,7 @@ pub fn init(memory: &MemoryMap) {
     ];
     for (start, end, usage) in parts {
         let (start, end) = (start as u64, end as u64);
+        assert!((start | end).is_multiple_of(4096), "the linker script aligns the image's parts");
         tables.map(start, start - IMAGE_BASE, end - start, usage);
     }
     *TABLES.lock() = Some(tables);

@@ -13,5 +13,6 @@ pub const STATUS_PANIC: u8 = 3;
 #[cfg(target_os = "none")]
 pub fn cannot_start(reason: fmt::Arguments<'_>) -> ! {
     crate::dev::uart::write(format_args!("(hv) cannot start: {reason}\n"));
+    crate::dev::uart::write(format_args!("(hv) power off, status {STATUS_CANNOT_START}\n"));
     crate::dev::power::off(STATUS_CANNOT_START)
 }

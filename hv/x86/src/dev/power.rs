@@ -28,9 +28,8 @@ pub fn init(soft_off: Option<SoftOff>, reset: Option<(u16, u8)>) {
     WAYS.call_once(|| Ways { soft_off, reset });
 }
 
-/// Powers the machine off, saying `status` first; halts where there is no way to power off.
+/// Powers the machine off; halts where there is no way to. Whoever asks for it has said so.
 pub fn off(status: u8) -> ! {
-    uart::write_unlocked(format_args!("(hv) power off, status {status}\n"));
     uart::drain();
     // SAFETY: nothing runs after this. A machine without the debug-exit device ignores its port.
     unsafe { out8(DEBUG_EXIT, status) };
@@ -91,7 +90,6 @@ pub fn power(action: PowerAction) -> ! {
     match action {
         PowerAction::Off(status) => off(status.min(0x7f) as u8),
         PowerAction::Reset => {
-            uart::write_unlocked(format_args!("(hv) reset\n"));
             uart::drain();
             reset()
         }
