@@ -233,10 +233,8 @@ pub fn retired_pages() -> usize {
 }
 
 fn map_flags(access: Access) -> u32 {
+    // A translated guest maps for the processor; the device address comes back all the same (`grant_table.h`).
     let mut flags = MapFlags::HOST_MAP;
-    if mm::has_devices() {
-        flags |= MapFlags::DEVICE_MAP;
-    }
     if access == Access::ReadOnly {
         flags |= MapFlags::READONLY;
     }
