@@ -3,6 +3,8 @@
 //! `SUCCESS` is status 0, `FAILURE` (a check failed) 1, `ERROR` (the test could not be done) 2, `SKIP` (this machine lacks
 //! what is tested) 3.
 
+pub mod events;
+
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt::{Debug, Display};

@@ -1,0 +1,69 @@
+//! Vector registers keep their contents while vCPUs change places.
+#![no_std]
+#![no_main]
+
+use core::arch::asm;
+
+use pv_guest_kernel::arch::cpu;
+use pv_guest_kernel::conf::{Outcome, Test};
+use pv_guest_kernel::task;
+use pv_guest_kernel::xen::{clock, sched};
+
+pv_guest_kernel::conformance!(run);
+
+/// Fills XMM0-15 with a pattern, gives the CPU away, and counts the registers that came back different.
+fn round(seed: u64) -> u32 {
+    let before: [u64; 32] =
+        core::array::from_fn(|i| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(i as u32) ^ i as u64);
+    let mut after = [0u64; 32];
+    macro_rules! all {
+        ($insn:literal, $p:expr) => {
+            // SAFETY: moves between the array and the vector registers, which the kernel's own code never uses.
+            unsafe {
+                asm!(
+                    concat!(".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n", $insn, "\n.endr"),
+                    in("rax") $p,
+                    options(nostack, preserves_flags)
+                )
+            }
+        };
+    }
+    all!("movups xmm\\n, [rax + 16*\\n]", before.as_ptr());
+    for _ in 0..4 {
+        sched::yield_now();
+    }
+    all!("movups [rax + 16*\\n], xmm\\n", after.as_mut_ptr());
+    before.chunks(2).zip(after.chunks(2)).filter(|(a, b)| a != b).count() as u32
+}
+
+async fn run(t: &mut Test) -> Outcome {
+    let end = clock::now() + 300_000_000;
+    let tasks: alloc::vec::Vec<_> = (0..cpu::count())
+        .map(|k| {
+            task::spawn(async move {
+                let (mut rounds, mut bad) = (0u64, 0);
+                while clock::now() < end || rounds < 50 {
+                    bad += round(rounds << 8 | u64::from(k));
+                    rounds += 1;
+                }
+                (rounds, bad)
+            })
+        })
+        .collect();
+    for task in tasks {
+        let (rounds, bad) = task.await;
+        t.check("enough rounds", rounds >= 50);
+        t.equal("registers that changed", bad, 0);
+    }
+    // The control words.
+    let mut mxcsr = 0x1f80u32;
+    // SAFETY: sets the rounding mode of vector arithmetic, which the kernel does not use, and reads it back.
+    unsafe {
+        let set = 0x7f80u32;
+        asm!("ldmxcsr [{}]", in(reg) &raw const set, options(nostack));
+        sched::yield_now();
+        asm!("stmxcsr [{}]", in(reg) &raw mut mxcsr, options(nostack));
+    }
+    t.equal("MXCSR", mxcsr, 0x7f80);
+    Ok(())
+}

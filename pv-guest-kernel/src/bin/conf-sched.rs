@@ -1,0 +1,61 @@
+//! Yield, block and poll.
+#![no_std]
+#![no_main]
+
+use pv_abi::sched::{Poll, Shutdown, reason};
+use pv_abi::{Errno, GuestVirt, Port};
+use pv_guest_kernel::conf::{Outcome, Test, error, events as checks};
+use pv_guest_kernel::xen::{clock, events, hv, identity, sched, stub};
+
+pv_guest_kernel::conformance!(run);
+
+const MS: u64 = 1_000_000;
+
+async fn run(t: &mut Test) -> Outcome {
+    for _ in 0..100 {
+        t.equal("yield", stub::sched_yield(hv()), Ok(0));
+    }
+
+    // Poll without ports is a sleep.
+    let start = clock::now();
+    t.equal("poll nothing", sched::poll(&[], start + 20 * MS), Ok(()));
+    t.check("until the time", clock::now() >= start + 20 * MS);
+    t.equal("poll with a time in the past", sched::poll(&[], 1), Ok(()));
+
+    // Poll a masked port.
+    let (here, there) = checks::pair().map_err(|e| error("a channel to ourselves", e))?;
+    events::mask(here);
+    let start = clock::now();
+    t.equal("poll a quiet port", sched::poll(&[here], start + 20 * MS), Ok(()));
+    t.check("until the time", clock::now() >= start + 20 * MS);
+    events::notify(there);
+    let start = clock::now();
+    t.equal("poll a pending port", sched::poll(&[here], start + 60_000 * MS), Ok(()));
+    t.check("returns at once", clock::now() < start + 30_000 * MS);
+    events::clear_pending(here);
+    let bad = sched::poll(&[Port::new(u32::MAX)], clock::now() + MS);
+    t.equal("poll a port that is none", bad, Err(Errno::EINVAL));
+    let many = Poll { ports: GuestVirt::new(0x1000), nr_ports: u32::MAX, pad: 0, timeout: 1 };
+    t.equal("poll too many ports", stub::sched_poll(hv(), &many), Err(Errno::EINVAL));
+    let nowhere = Poll { ports: GuestVirt::new(0x1000), nr_ports: 1, pad: 0, timeout: 1 };
+    t.equal("poll ports nowhere", stub::sched_poll(hv(), &nowhere), Err(Errno::EFAULT));
+    events::close(there);
+    events::close(here);
+
+    // Block: a timer ends it.
+    let start = clock::now();
+    sched::set_timer(start + 10 * MS);
+    let blocked = stub::sched_block(hv());
+    t.equal("block", blocked, Ok(0));
+    t.check("until an event", clock::now() >= start + MS);
+    if !identity().is_xenolith() {
+        // Xen takes any number.
+        return Ok(());
+    }
+    t.equal(
+        "shut down for no reason",
+        stub::sched_shutdown(hv(), &Shutdown { reason: reason::MAX + 100 }),
+        Err(Errno::EINVAL),
+    );
+    Ok(())
+}
