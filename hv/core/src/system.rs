@@ -218,8 +218,13 @@ impl<P: Platform> System<P> {
         }
     }
 
-    /// Ends the machine. The platform says so on the console, as the last thing.
+    /// Ends the machine. The last line on the console says so, whatever the level of the log.
     pub fn power(&self, action: PowerAction) {
+        let line = match action {
+            PowerAction::Off(status) => alloc::format!("(hv) power off, status {status}\n"),
+            PowerAction::Reset => alloc::string::String::from("(hv) restart\n"),
+        };
+        self.platform.console_write(line.as_bytes());
         self.platform.power(action);
     }
 

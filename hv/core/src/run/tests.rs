@@ -422,6 +422,7 @@ fn the_machine_ends_with_its_last_control_domain() {
     assert_eq!(power(), None);
     system.shut_down(&two, ShutdownReason::Crash);
     assert_eq!(power(), Some(crate::hw::PowerAction::Off(1)));
+    assert!(system.platform.console().ends_with("(hv) power off, status 1\n"));
     for domain in [guest, one, two] {
         end(&system, domain);
     }
