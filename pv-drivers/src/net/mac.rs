@@ -58,7 +58,9 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.trim().split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or(Errno::EINVAL)?;
+            let part =
+                parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()));
+            let part = part.ok_or(Errno::EINVAL)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| Errno::EINVAL)?;
         }
         if parts.next().is_some() { Err(Errno::EINVAL) } else { Ok(Self(bytes)) }

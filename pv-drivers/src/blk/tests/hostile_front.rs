@@ -288,7 +288,8 @@ fn a_runaway_index_ends_the_connection_and_only_that() {
 #[test]
 fn nonsense_in_the_store_is_refused_with_a_reason() {
     let ring = |a: &Attacker| u64::from(a.ring.grants()[0].raw());
-    let cases: [(fn(u64) -> Vec<(&'static str, u64)>, &str); 6] = [
+    type Keys = fn(u64) -> Vec<(&'static str, u64)>;
+    let cases: [(Keys, &str); 6] = [
         (|_| std::vec![("event-channel", 1)], "no grant"),
         (|ring| std::vec![("ring-ref", ring)], "no event channel"),
         (|_| std::vec![("ring-ref", 99_999), ("event-channel", 1)], "cannot be mapped"),

@@ -56,15 +56,17 @@ impl MacTable {
             }
             return;
         }
-        let learned = |entry: &&Entry| entry.seen.is_some();
-        let is_full = self.entries.values().filter(learned).count() >= self.total
-            || self.entries.values().filter(learned).filter(|entry| entry.port == port).count()
-                >= self.per_port;
-        if is_full {
+        if !self.has_room(port) {
             self.forget_old(now);
-            return;
         }
-        self.entries.insert(mac, Entry { port, seen: Some(now) });
+        if self.has_room(port) {
+            self.entries.insert(mac, Entry { port, seen: Some(now) });
+        }
+    }
+
+    fn has_room(&self, port: PortId) -> bool {
+        let learned = || self.entries.values().filter(|entry| entry.seen.is_some());
+        learned().count() < self.total && learned().filter(|entry| entry.port == port).count() < self.per_port
     }
 
     fn forget_old(&mut self, now: Nanos) {

@@ -99,10 +99,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A transaction, its view, what was asked and answered in it, and how many changes there had been at its start.
+type Open = (TransactionId, Model, Vec<(Step, Answer)>, u64);
+
 struct Client {
     store: LocalStore,
-    /// The transaction, its view, and what was asked and answered in it.
-    open: Option<(TransactionId, Model, Vec<(Step, Answer)>, u64)>,
+    open: Option<Open>,
 }
 
 proptest! {
