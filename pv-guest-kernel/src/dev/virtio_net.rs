@@ -1,12 +1,14 @@
 //! A virtio network device (Virtual I/O Device 1.2, section 5.1), through the queue and transport of `virtio_drivers`.
 //!
-//! Frames are copied between the queues' own buffers and their users; no offloads are used, since what is behind the
-//! device (a user-mode network, for one) does not always have them. One pair of queues, one MSI-X entry for both.
+//! Packets lie in the queues' own buffers, into and out of which their users copy; no offloads are used, since what is
+//! behind the device (a user-mode network, for one) does not always have them. One pair of queues, one MSI-X entry for both.
 
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bitflags::bitflags;
+use pv_drivers::net::{Uplink, UplinkBuffer};
 use pv_drivers::platform::SharedMemory;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
@@ -23,8 +25,6 @@ const DEPTH: usize = 256;
 const BUFFER: usize = 2048;
 /// `struct virtio_net_hdr` with its `num_buffers` (section 5.1.6).
 const HEADER: usize = 12;
-/// The largest frame: Ethernet header and 1,500 bytes.
-pub const FRAME: usize = 1514;
 const RECEIVE: u16 = 0;
 const SEND: u16 = 1;
 /// PCI device numbers of network devices: modern, and transitional (section 4.1.2.1).
@@ -44,7 +44,7 @@ bitflags! {
 struct Half {
     queue: VirtQueue<KernelHal, DEPTH>,
     number: u16,
-    buffers: Pages,
+    buffers: Arc<Pages>,
     /// The buffer of each token.
     tokens: [u16; DEPTH],
     free: Vec<u16>,
@@ -54,7 +54,7 @@ struct Half {
 impl Half {
     fn new(transport: &mut PciTransport, number: u16) -> Result<Self, String> {
         let queue = VirtQueue::new(transport, number, false, false).map_err(|_| "its queue is too small")?;
-        let buffers = Pages::new(DEPTH * BUFFER / 4096).map_err(|_| "out of memory")?;
+        let buffers = Pages::new(DEPTH * BUFFER / 4096).map(Arc::new).map_err(|_| "out of memory")?;
         let free = (0..DEPTH as u16).rev().collect();
         Ok(Self { queue, number, buffers, tokens: [0; DEPTH], free, unannounced: false })
     }
@@ -146,29 +146,11 @@ impl VirtioNet {
         self.receive.kick(&mut self.transport);
     }
 
-    /// Takes a received frame.
-    pub fn receive(&mut self) -> Option<Vec<u8>> {
-        let Some(token) = self.receive.queue.peek_used() else {
-            self.refill();
-            return None;
-        };
-        let buffer = self.receive.tokens[usize::from(token) % DEPTH];
-        let popped = self.receive.with_buffer(buffer, BUFFER, |queue, slice| {
-            // SAFETY: this is the buffer that `refill` added under this token.
-            unsafe { queue.pop_used(token, &[], &mut [slice]) }
-        });
-        self.receive.free.push(buffer);
-        let length = (popped.ok()? as usize).min(BUFFER);
-        let mut frame = alloc::vec![0; length.saturating_sub(HEADER)];
-        self.receive.buffers.copy_out(usize::from(buffer) * BUFFER + HEADER, &mut frame);
-        Some(frame)
-    }
-
-    /// Takes back the buffers of frames that are sent.
+    /// Takes back the buffers of packets that are sent.
     fn reap(&mut self) {
         while let Some(token) = self.send.queue.peek_used() {
             let buffer = self.send.tokens[usize::from(token) % DEPTH];
-            let length = HEADER + usize::from(self.lengths[usize::from(buffer)]);
+            let length = HEADER + usize::from(self.lengths[usize::from(buffer) % DEPTH]);
             let popped = self.send.with_buffer(buffer, length, |queue, slice| {
                 // SAFETY: this is the buffer that `send` added under this token.
                 unsafe { queue.pop_used(token, &[slice], &mut []) }
@@ -179,42 +161,71 @@ impl VirtioNet {
             self.send.free.push(buffer);
         }
     }
+}
 
-    /// How many more frames can be sent now.
-    pub fn room(&mut self) -> usize {
-        self.reap();
-        self.send.free.len()
+impl Half {
+    fn lend(&self, buffer: u16) -> UplinkBuffer<Pages> {
+        UplinkBuffer {
+            memory: self.buffers.clone(),
+            offset: usize::from(buffer) * BUFFER + HEADER,
+            capacity: BUFFER - HEADER,
+            token: u64::from(buffer),
+        }
+    }
+}
+
+impl Uplink<Pages> for VirtioNet {
+    fn is_up(&self) -> bool {
+        true
     }
 
-    /// Queues a frame, whose checksums are complete; [`kick`](Self::kick) tells the device. False if there is no room.
-    pub fn send(&mut self, frame: &[u8]) -> bool {
-        if frame.len() > FRAME.max(BUFFER - HEADER) || self.room() == 0 {
-            return false;
+    fn acquire(&mut self) -> Option<UplinkBuffer<Pages>> {
+        if self.send.free.is_empty() {
+            self.reap();
         }
-        let Some(buffer) = self.send.free.pop() else { return false };
-        let offset = usize::from(buffer) * BUFFER;
-        self.send.buffers.zero(offset, HEADER);
-        self.send.buffers.copy_in(offset + HEADER, frame);
-        self.lengths[usize::from(buffer)] = frame.len() as u16;
-        let added = self.send.with_buffer(buffer, HEADER + frame.len(), |queue, slice| {
+        let buffer = self.send.free.pop()?;
+        Some(self.send.lend(buffer))
+    }
+
+    fn send(&mut self, buffer: UplinkBuffer<Pages>, length: usize) {
+        let number = buffer.token as u16;
+        let length = length.min(buffer.capacity);
+        self.send.buffers.zero(usize::from(number) * BUFFER, HEADER);
+        self.lengths[usize::from(number) % DEPTH] = length as u16;
+        let added = self.send.with_buffer(number, HEADER + length, |queue, slice| {
             // SAFETY: the buffer stays in place until its token comes back.
             unsafe { queue.add(&[slice], &mut []) }
         });
         match added {
             Ok(token) => {
-                self.send.tokens[usize::from(token) % DEPTH] = buffer;
+                self.send.tokens[usize::from(token) % DEPTH] = number;
                 self.send.unannounced = true;
-                true
             }
-            Err(_) => {
-                self.send.free.push(buffer);
-                false
-            }
+            Err(_) => self.send.free.push(number),
         }
     }
 
-    /// Tells the device of the frames that were queued.
-    pub fn kick(&mut self) {
+    fn cancel(&mut self, buffer: UplinkBuffer<Pages>) {
+        self.send.free.push(buffer.token as u16);
+    }
+
+    fn start(&mut self) {
         self.send.kick(&mut self.transport);
+    }
+
+    fn receive(&mut self) -> Option<(UplinkBuffer<Pages>, usize)> {
+        let token = self.receive.queue.peek_used()?;
+        let number = self.receive.tokens[usize::from(token) % DEPTH];
+        let popped = self.receive.with_buffer(number, BUFFER, |queue, slice| {
+            // SAFETY: this is the buffer that `refill` added under this token.
+            unsafe { queue.pop_used(token, &[], &mut [slice]) }
+        });
+        let length = (popped.ok()? as usize).min(BUFFER).saturating_sub(HEADER);
+        Some((self.receive.lend(number), length))
+    }
+
+    fn release(&mut self, buffer: UplinkBuffer<Pages>) {
+        self.receive.free.push(buffer.token as u16);
+        self.refill();
     }
 }

@@ -4,6 +4,7 @@
 //! [`ping`] wait without blocking the vCPU.
 
 pub mod addresses;
+pub mod front;
 pub mod link;
 pub mod ping;
 pub mod stack;

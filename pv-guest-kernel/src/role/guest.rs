@@ -7,6 +7,7 @@ use crate::{block, cmdline, fs, println, shell};
 /// Runs the guest.
 pub async fn run() -> i32 {
     block::front::connect_all().await;
+    crate::net::front::connect().await;
     mount_first().await;
     if let Some(commands) = cmdline::value("exec") {
         let status = shell::exec(&cmdline::percent_decode(commands)).await;

@@ -249,7 +249,7 @@ async fn console(args: Args) -> Outcome {
 
 async fn backends(args: Args) -> Outcome {
     args.at_most(0)?;
-    for line in toolstack()?.devices().list() {
+    for line in toolstack()?.devices().list().into_iter().chain(toolstack()?.network().list()) {
         println!("{line}");
     }
     Ok(())

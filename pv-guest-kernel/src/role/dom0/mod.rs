@@ -9,6 +9,7 @@ mod consoles;
 mod devices;
 mod figures;
 mod local_disk;
+mod network;
 mod store;
 mod switch;
 mod toolstack;
@@ -24,6 +25,7 @@ use crate::xen::{hv, stub};
 use crate::{boot, cmdline, println, shell, task};
 use consoles::Consoles;
 use devices::Devices;
+use network::Network;
 use store::Service;
 use toolstack::{Toolstack, Until};
 
@@ -48,6 +50,13 @@ pub async fn run() -> i32 {
         }
     });
     let devices = Devices::find(own, store.clone());
+    let network = match Network::find(own, store.clone()) {
+        Ok(network) => network,
+        Err(error) => {
+            log::error!("no bridge: {error}");
+            return 1;
+        }
+    };
     let manifest = manifest();
     if manifest.is_none() {
         log::warn!("there is no manifest: no guest can be made");
@@ -56,7 +65,8 @@ pub async fn run() -> i32 {
         Some("guests") => Until::Guests,
         _ => Until::Ever,
     };
-    let toolstack = Toolstack::new(manifest, store.clone(), consoles.clone(), devices.clone(), until);
+    let toolstack =
+        Toolstack::new(manifest, store.clone(), consoles.clone(), devices.clone(), network.clone(), until);
     commands::init(toolstack.clone());
     if cmdline::value("statistics") == Some("shared") {
         task::spawn(figures::serve(own, store.clone()));
@@ -64,6 +74,7 @@ pub async fn run() -> i32 {
     task::spawn(store.serve());
     task::spawn(consoles.clone().serve());
     task::spawn(devices.serve());
+    task::spawn(network.serve());
     task::spawn(toolstack.clone().watch());
     toolstack.start_all();
     if let Some(info) = cmdline::value("console").and_then(|name| toolstack.find(name)) {

@@ -19,6 +19,7 @@ use spin::Mutex;
 
 use super::consoles::Consoles;
 use super::devices::Devices;
+use super::network::Network;
 use super::store::Service;
 use crate::xen::{events, hv, stub};
 
@@ -49,6 +50,7 @@ pub struct Toolstack {
     store: Arc<Service>,
     consoles: Arc<Consoles>,
     devices: Arc<Devices>,
+    network: Arc<Network>,
     guests: Mutex<BTreeMap<u16, Guest>>,
     until: Until,
     worst: Mutex<i32>,
@@ -79,6 +81,7 @@ impl Toolstack {
         store: Arc<Service>,
         consoles: Arc<Consoles>,
         devices: Arc<Devices>,
+        network: Arc<Network>,
         until: Until,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -86,6 +89,7 @@ impl Toolstack {
             store,
             consoles,
             devices,
+            network,
             guests: Mutex::new(BTreeMap::new()),
             until,
             worst: Mutex::new(0),
@@ -100,6 +104,11 @@ impl Toolstack {
     /// The back ends.
     pub fn devices(&self) -> &Arc<Devices> {
         &self.devices
+    }
+
+    /// The bridge.
+    pub fn network(&self) -> &Arc<Network> {
+        &self.network
     }
 
     /// The names of the sections from which a guest can be made.
@@ -158,6 +167,7 @@ impl Toolstack {
         let domain = created.domid;
         let prepared = self.prepare(domain, name, &created).and_then(|()| {
             self.devices.create(domain, &config)?;
+            self.network.create(domain, &config)?;
             stub::control_unpause(hv(), domain).map_err(|e| format!("unpause: {e}"))
         });
         if let Err(why) = prepared {
@@ -216,6 +226,7 @@ impl Toolstack {
 
     fn take_apart(&self, domain: DomainId) {
         self.devices.remove(domain);
+        self.network.remove(domain);
         self.consoles.detach(domain);
         self.store.release(domain);
         let mut client = self.store.client();

@@ -1,0 +1,147 @@
+//! The paravirtual network interface as a link, and the task that finds it in XenStore.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::task::{Context, Poll};
+use core::time::Duration;
+
+use pv_abi::Port;
+use pv_drivers::net::{NetFront, NetOptions, NetState, Offload};
+use pv_drivers::xenbus::{self, Frontend};
+use spin::Mutex;
+
+use super::link::{HEADER, Link, LinkInfo};
+use crate::task::signal::Signal;
+use crate::task::{self};
+use crate::xen::platform::Xen;
+use crate::xen::{events, store};
+
+/// How long an interface may take to connect before the kernel stops waiting for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Shared {
+    front: Mutex<NetFront<Xen>>,
+    /// The state in XenStore may have changed.
+    changed: Signal,
+}
+
+/// A front end, as the stack uses it.
+struct FrontLink {
+    shared: Arc<Shared>,
+    seen: Mutex<u64>,
+}
+
+impl Shared {
+    fn follow(&self) {
+        let mut front = self.front.lock();
+        let before: Vec<Port> = front.ports().collect();
+        store::with(|store| front.on_store(store));
+        for port in front.ports().filter(|port| !before.contains(port)) {
+            events::listen(port, "netfront");
+        }
+        drop(front);
+        self.changed.raise();
+    }
+}
+
+impl Link for FrontLink {
+    fn info(&self) -> LinkInfo {
+        let front = self.shared.front.lock();
+        LinkInfo {
+            name: "eth0".into(),
+            mac: front.mac().bytes(),
+            mtu: front.mtu(),
+            is_up: front.is_up(),
+            offloads_checksums: false,
+            note: front.summary(),
+        }
+    }
+
+    fn poll(&mut self) {
+        let wants_store = {
+            let mut front = self.shared.front.lock();
+            front.kick();
+            front.poll();
+            front.wants_store()
+        };
+        if wants_store {
+            self.shared.follow();
+        }
+    }
+
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        self.shared.front.lock().receive().map(|frame| frame.bytes)
+    }
+
+    fn can_send(&self) -> bool {
+        let front = self.shared.front.lock();
+        front.can_send(front.mtu() + HEADER)
+    }
+
+    fn send(&mut self, frame: Vec<u8>) {
+        if let Err(error) = self.shared.front.lock().send(&frame, Offload::default()) {
+            log::debug!("eth0: {} bytes not sent: {error:?}", frame.len());
+        }
+    }
+
+    fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut ready = self.shared.changed.poll_changed(&mut self.seen.lock(), cx).is_ready();
+        let ports: Vec<Port> = self.shared.front.lock().ports().collect();
+        for port in ports {
+            ready |= events::poll_wait(port, cx).is_ready();
+        }
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Connects the first interface that the toolstack gave this domain, and starts the stack over it.
+pub async fn connect() {
+    let Some(number) =
+        store::with(|store| xenbus::list_frontends(store, "vif")).unwrap_or_default().into_iter().min()
+    else {
+        return;
+    };
+    let ends = match store::with(|store| Frontend::open(store, &format!("device/vif/{number}"))) {
+        Some(Ok(ends)) => ends,
+        Some(Err(error)) => return log::error!("network interface {number}: {error}"),
+        None => return,
+    };
+    let mut watch = match store::Watch::new(&format!("{}/state", ends.peer_dir())) {
+        Ok(watch) => watch,
+        Err(error) => return log::error!("network interface {number}: {error}"),
+    };
+    // One event queue and few pages serve a stack that runs on one vCPU at a time. Large packets come in whole.
+    let front = NetFront::new(&Xen, ends, NetOptions { receive_large: false, ..NetOptions::default() });
+    let shared = Arc::new(Shared { front: Mutex::new(front), changed: Signal::new() });
+    shared.follow();
+    let connecting = async {
+        loop {
+            let state = shared.front.lock().state();
+            match state {
+                NetState::Connecting => watch.changed().await,
+                state => return state,
+            }
+            shared.follow();
+        }
+    };
+    match task::timeout(PATIENCE, connecting).await {
+        Ok(NetState::Connected) => {}
+        Ok(_) => {
+            let reason = shared.front.lock().failure().unwrap_or("closed by its back end").into();
+            let reason: alloc::string::String = reason;
+            return log::error!("network interface {number}: {reason}");
+        }
+        Err(_) => return log::error!("network interface {number}: its back end does not answer"),
+    }
+    log::info!("eth0: {}", shared.front.lock().summary());
+    let link = FrontLink { shared: shared.clone(), seen: Mutex::new(0) };
+    super::start(Box::new(link));
+    task::spawn(async move {
+        loop {
+            watch.changed().await;
+            shared.follow();
+        }
+    });
+}

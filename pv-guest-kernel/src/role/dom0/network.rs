@@ -1,0 +1,243 @@
+//! The bridge: the guests' network interfaces, joined with each other and with the machine's network card.
+//!
+//! One task moves all packets. An interface is looked after like a disk: its front end's state is watched in the store.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::future::poll_fn;
+use core::task::Poll;
+
+use pv_abi::manifest::DomainConfig;
+use pv_abi::{DomainId, Port};
+use pv_drivers::net::{BackOptions, Bridge, NetBack, NoUplink, PortId, Progress, Uplink};
+use pv_drivers::xenbus::{self, Backend, DeviceSpec};
+use pv_drivers::xs::{LocalStore, Store};
+use spin::Mutex;
+
+use super::store::Service;
+use crate::dev::interrupt::Interrupt;
+use crate::dev::{pci, virtio_net};
+use crate::task::{self, signal::Signal};
+use crate::xen::events;
+use crate::xen::platform::{Pages, Xen};
+
+/// Any kind of way out.
+type AnyUplink = Box<dyn Uplink<Pages>>;
+/// Packets moved before other tasks get their turn.
+const BUDGET: usize = 512;
+/// The period of a rate limit, in nanoseconds.
+const RATE_PERIOD: u64 = 50_000_000;
+
+struct Interface {
+    port: PortId,
+    domain: DomainId,
+    dir: String,
+    name: String,
+}
+
+/// The bridge and what is joined by it.
+pub struct Network {
+    own: DomainId,
+    store: Arc<Service>,
+    bridge: Mutex<Bridge<Xen, AnyUplink>>,
+    interrupt: Option<Interrupt>,
+    interfaces: Mutex<Vec<Interface>>,
+    client: Mutex<LocalStore>,
+    work: Signal,
+}
+
+/// Starts the first network card that there is a driver for.
+fn find_uplink() -> (AnyUplink, Option<Interrupt>) {
+    for function in pci::functions().iter().filter(|function| virtio_net::is_nic(function)) {
+        let started = Interrupt::msix(function, 0)
+            .map_err(|error| format!("its interrupt: {error}"))
+            .and_then(|interrupt| Ok((interrupt, virtio_net::VirtioNet::new(function)?)));
+        match started {
+            Ok((interrupt, nic)) => {
+                let mac: Vec<_> = nic.mac().iter().map(|byte| format!("{byte:02x}")).collect();
+                log::info!("uplink: virtio {}, {}", function.address, mac.join(":"));
+                events::listen(interrupt.port(), "uplink");
+                return (Box::new(nic), Some(interrupt));
+            }
+            Err(why) => log::error!("the network card at {} is not used: {why}", function.address),
+        }
+    }
+    (Box::new(NoUplink), None)
+}
+
+/// The address of a guest's interface, if the manifest gives none: locally administered, of Xen's kind.
+fn default_mac(domain: DomainId, number: u32) -> [u8; 6] {
+    let [high, low] = domain.raw().to_be_bytes();
+    [0x02, 0x16, 0x3e, high, low, number as u8]
+}
+
+impl Network {
+    /// Finds the machine's network card and makes the bridge.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn find(own: DomainId, store: Arc<Service>) -> Result<Arc<Self>, pv_abi::Errno> {
+        let (uplink, interrupt) = find_uplink();
+        let bridge = Mutex::new(Bridge::new(&Xen, uplink)?);
+        let client = Mutex::new(store.client());
+        Ok(Arc::new(Self {
+            own,
+            store,
+            bridge,
+            interrupt,
+            interfaces: Mutex::new(Vec::new()),
+            client,
+            work: Signal::new(),
+        }))
+    }
+
+    /// The interfaces, a line each.
+    pub fn list(&self) -> Vec<String> {
+        let mut bridge = self.bridge.lock();
+        let mut lines = Vec::new();
+        for interface in self.interfaces.lock().iter() {
+            let Some(vif) = bridge.vif(interface.port) else { continue };
+            let state = match vif.failure() {
+                Some(reason) => format!("given up: {reason}"),
+                None if vif.is_connected() => "connected".to_string(),
+                None => "waiting".to_string(),
+            };
+            lines.push(format!("{} {}: {state}; {:?}", interface.domain, interface.name, vif.counters()));
+        }
+        if !lines.is_empty() {
+            lines.push(format!("bridge: {:?}", bridge.counters()));
+        }
+        lines
+    }
+
+    /// Makes the interfaces of a new guest.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn create(&self, domain: DomainId, config: &DomainConfig<'_>) -> Result<(), String> {
+        for (number, vif) in (0..).zip(config.vifs()) {
+            let name = format!("vif{}.{number}", domain.raw());
+            let failed = |error| format!("{name}: {error}");
+            let mac = vif.mac.unwrap_or_else(|| default_mac(domain, number));
+            let mac_text = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let spec = DeviceSpec {
+                kind: "vif",
+                number,
+                frontend: domain,
+                backend: self.own,
+                frontend_keys: &[("mac", &mac_text), ("handle", &number.to_string())],
+                backend_keys: &[("mac", &mac_text), ("handle", &number.to_string()), ("bridge", "bridge")],
+            };
+            let mut client = self.client.lock();
+            xenbus::create_device(&mut *client, &spec).map_err(failed)?;
+            let dir = xenbus::backend_dir(self.own, "vif", domain, number);
+            let ends = Backend::open(&mut *client, &dir).map_err(failed)?;
+            ends.watch_peer(&mut *client, &dir).map_err(failed)?;
+            let options = BackOptions {
+                antispoof: vif.antispoof,
+                rate: vif.rate.map(|bytes| ((bytes / (1_000_000_000 / RATE_PERIOD)).max(1), RATE_PERIOD)),
+                ..BackOptions::default()
+            };
+            let back = NetBack::new(&Xen, &mut *client, ends, options).map_err(failed)?;
+            drop(client);
+            let port = self
+                .bridge
+                .lock()
+                .add(back)
+                .map_err(|_| format!("{name}: another interface has {mac_text}"))?;
+            self.interfaces.lock().push(Interface { port, domain, dir, name });
+        }
+        self.store.touched();
+        self.work.raise();
+        Ok(())
+    }
+
+    /// Takes a guest's interfaces away.
+    pub fn remove(&self, domain: DomainId) {
+        let mut gone = Vec::new();
+        self.interfaces.lock().retain_mut(|interface| {
+            let stays = interface.domain != domain;
+            if !stays {
+                gone.push(interface.port);
+            }
+            stays
+        });
+        for port in gone {
+            let removed = self.bridge.lock().remove(port);
+            if let Some(vif) = removed {
+                let mut client = self.client.lock();
+                vif.ends().unwatch_peer(&mut *client, vif.ends().dir());
+            }
+        }
+    }
+
+    /// Serves for ever.
+    pub async fn serve(self: Arc<Self>) {
+        let (mut seen_store, mut seen_work) = (0, 0);
+        loop {
+            poll_fn(|cx| {
+                let mut ready = self.store.changed().poll_changed(&mut seen_store, cx).is_ready();
+                ready |= self.work.poll_changed(&mut seen_work, cx).is_ready();
+                if let Some(interrupt) = &self.interrupt {
+                    ready |= events::poll_wait(interrupt.port(), cx).is_ready();
+                }
+                let ports: Vec<Port> = self.bridge.lock().ports().collect();
+                for port in ports {
+                    ready |= events::poll_wait(port, cx).is_ready();
+                }
+                if ready { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            self.follow_store();
+            loop {
+                let (progress, wants_store) = {
+                    let mut bridge = self.bridge.lock();
+                    (bridge.poll(BUDGET), bridge.wants_store())
+                };
+                if wants_store {
+                    self.on_store(|_| true);
+                }
+                match progress {
+                    Progress::Idle => break,
+                    Progress::More => task::yield_now().await,
+                    Progress::Wake(at) => {
+                        let this = self.clone();
+                        task::spawn(async move {
+                            task::sleep_until(at.raw()).await;
+                            this.work.raise();
+                        });
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets interfaces look at the store if their front ends changed something there.
+    fn follow_store(&self) {
+        let mut dirs: Vec<String> = Vec::new();
+        while let Some(event) = self.client.lock().next_event() {
+            dirs.push(event.token);
+        }
+        if !dirs.is_empty() {
+            self.on_store(|dir| dirs.iter().any(|other| other == dir));
+        }
+    }
+
+    fn on_store(&self, wanted: impl Fn(&str) -> bool) {
+        let mut bridge = self.bridge.lock();
+        for interface in self.interfaces.lock().iter().filter(|interface| wanted(&interface.dir)) {
+            let Some(vif) = bridge.vif(interface.port) else { continue };
+            let before: Vec<Port> = vif.ports().collect();
+            vif.on_store(&mut *self.client.lock());
+            for port in vif.ports().filter(|port| !before.contains(port)) {
+                events::listen(port, "netback");
+            }
+        }
+        drop(bridge);
+        self.store.touched();
+    }
+}
