@@ -25,7 +25,7 @@ pub struct World {
 impl Drop for World {
     fn drop(&mut self) {
         for domain in self.system.domains.all() {
-            while destroy(&self.system, &domain) == Ok(Progress::Again) {}
+            self.destroy(&domain);
         }
         self.system.reap();
         // A failed test has its own message.
@@ -40,6 +40,11 @@ impl World {
         let system = testing::system(TestMachine::new(128 * MIB / PAGE_BYTES), MANIFEST);
         let free = system.frames.free_pages();
         Self { system, free }
+    }
+
+    /// Destroys a domain; one that is gone already stays so.
+    pub fn destroy(&self, domain: &Arc<Domain<TestMachine>>) {
+        while destroy(&self.system, domain) == Ok(Progress::Again) {}
     }
 
     /// Makes a domain of the manifest and a guest in it, as its first vCPU.
@@ -170,6 +175,20 @@ impl<'w> Guest<'w> {
     pub fn peek<T: FromBytes + IntoBytes>(&self, at: u64) -> T {
         let map = self.domain.memory.read();
         crate::mem::Physical::new(&map, self.world.system.memory()).read_value(GuestPhys::new(at)).unwrap()
+    }
+
+    /// Whether the guest could still make calls of its own: it may have given its memory away, or have been destroyed.
+    pub fn is_sound(&self) -> bool {
+        self.forget_lent();
+        let at = self.next.get();
+        let there = |at: u64| {
+            let map = self.domain.memory.read();
+            map.translate(self.world.system.memory(), GuestPhys::new(at).gfn())
+                .is_some_and(|found| found.rights.write)
+        };
+        let stack = (at..self.end).step_by(PAGE_BYTES as usize).all(there);
+        let args = [pv_abi::version::op::EXTRAVERSION, at, 0, 0, 0];
+        !self.domain.life.is_dying() && stack && self.raw(pv_abi::call::number::XEN_VERSION, args) == 0
     }
 
     /// Makes a call by its registers.
