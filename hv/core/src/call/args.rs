@@ -6,7 +6,6 @@ use core::marker::PhantomData;
 use pv_abi::call::args::{Arg, Array, Buffer, In, InOut, Out, Ptr, Scalar, Text, Word};
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::GuestVirt;
-use pv_abi::transport::Words;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// How a kind of argument reaches a handler.
@@ -19,7 +18,7 @@ pub(super) trait Decode: Arg {
         Self: 'a;
 
     /// Copies it in, from the registers at `at` on.
-    fn decode<P: Platform>(cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<Self::Value>;
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<Self::Value>;
 
     /// Hands it to the handler.
     fn hand(value: &mut Self::Value) -> Self::Handed<'_>;
@@ -33,13 +32,8 @@ pub(super) trait Decode: Arg {
 }
 
 #[inline(always)]
-fn word(words: &Words, at: usize) -> u64 {
-    words.get(at).copied().unwrap_or_default()
-}
-
-#[inline(always)]
-fn pointer(words: &Words, at: usize) -> GuestVirt {
-    GuestVirt::new(word(words, at))
+fn pointer<P: Platform>(cx: &Cx<'_, P>, at: usize) -> GuestVirt {
+    GuestVirt::new(cx.word(at))
 }
 
 impl<V: Scalar + Copy + 'static> Decode for Word<V> {
@@ -47,8 +41,8 @@ impl<V: Scalar + Copy + 'static> Decode for Word<V> {
     type Handed<'a> = V;
 
     #[inline(always)]
-    fn decode<P: Platform>(_cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<V> {
-        V::from_word(word(words, at)).ok_or(Errno::EINVAL)
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<V> {
+        V::from_word(cx.word(at)).ok_or(Errno::EINVAL)
     }
 
     #[inline(always)]
@@ -62,8 +56,8 @@ impl Decode for Ptr {
     type Handed<'a> = GuestVirt;
 
     #[inline(always)]
-    fn decode<P: Platform>(_cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<GuestVirt> {
-        Ok(pointer(words, at))
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestVirt> {
+        Ok(pointer(cx, at))
     }
 
     #[inline(always)]
@@ -77,8 +71,8 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for In<V> {
     type Handed<'a> = &'a V;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<V> {
-        cx.guest_once(|memory| memory.read(pointer(words, at)))
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<V> {
+        cx.guest_once(|memory| memory.read(pointer(cx, at)))
     }
 
     #[inline(always)]
@@ -92,8 +86,8 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for InOut<V> {
     type Handed<'a> = &'a mut V;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<(V, GuestVirt)> {
-        let place = pointer(words, at);
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<(V, GuestVirt)> {
+        let place = pointer(cx, at);
         // Probed for writing first: the read then finds the translation.
         let value = cx.guest(|memory| {
             memory.check_write(place, size_of::<V>() as u64)?;
@@ -118,8 +112,8 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for Out<V> {
     type Handed<'a> = &'a mut V;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<(V, GuestVirt)> {
-        let place = pointer(words, at);
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<(V, GuestVirt)> {
+        let place = pointer(cx, at);
         cx.guest(|memory| memory.check_write(place, size_of::<V>() as u64))?;
         Ok((V::new_zeroed(), place))
     }
@@ -158,9 +152,9 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for Array<V> {
     type Handed<'a> = GuestArray<V>;
 
     #[inline(always)]
-    fn decode<P: Platform>(_cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<GuestArray<V>> {
-        let count = u32::try_from(word(words, at + 1)).map_err(|_| Errno::EINVAL)?;
-        Ok(GuestArray { at: pointer(words, at), count, kind: PhantomData })
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestArray<V>> {
+        let count = u32::try_from(cx.word(at + 1)).map_err(|_| Errno::EINVAL)?;
+        Ok(GuestArray { at: pointer(cx, at), count, kind: PhantomData })
     }
 
     #[inline(always)]
@@ -179,17 +173,17 @@ pub(super) struct GuestBytes {
 }
 
 /// Both kinds of bytes: their number comes first.
-fn bytes(words: &Words, at: usize) -> Result<GuestBytes> {
-    let len = u32::try_from(word(words, at)).map_err(|_| Errno::EINVAL)?;
-    Ok(GuestBytes { at: pointer(words, at + 1), len })
+fn bytes<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestBytes> {
+    let len = u32::try_from(cx.word(at)).map_err(|_| Errno::EINVAL)?;
+    Ok(GuestBytes { at: pointer(cx, at + 1), len })
 }
 
 impl Decode for Text {
     type Value = GuestBytes;
     type Handed<'a> = GuestBytes;
 
-    fn decode<P: Platform>(_cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<GuestBytes> {
-        bytes(words, at)
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestBytes> {
+        bytes(cx, at)
     }
 
     fn hand(value: &mut GuestBytes) -> GuestBytes {
@@ -201,8 +195,8 @@ impl Decode for Buffer {
     type Value = GuestBytes;
     type Handed<'a> = GuestBytes;
 
-    fn decode<P: Platform>(_cx: &Cx<'_, P>, words: &Words, at: usize) -> Result<GuestBytes> {
-        bytes(words, at)
+    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestBytes> {
+        bytes(cx, at)
     }
 
     fn hand(value: &mut GuestBytes) -> GuestBytes {

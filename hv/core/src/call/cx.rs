@@ -11,6 +11,7 @@ use alloc::sync::Arc;
 use core::cell::Cell;
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::{DomainId, Gfn};
+use pv_abi::transport::Words;
 
 /// What the caller of [`hypercall`](super::hypercall) does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +40,10 @@ pub struct Cx<'a, P: Platform> {
     pub(super) cursor: u64,
     /// What happens after the call.
     pub(super) after: After,
+    /// The arguments, where they are not in the registers: in a `multicall`.
+    pub(super) words: Option<Words>,
     /// What one look at the guest's memory leaves to the next.
-    kept: Cell<Kept>,
+    kept: Cell<Option<Kept>>,
 }
 
 impl<'a, P: Platform> Cx<'a, P> {
@@ -52,13 +55,38 @@ impl<'a, P: Platform> Cx<'a, P> {
         vcpu: &'a Arc<Vcpu<P>>,
         hw: &'a mut Hw<P>,
     ) -> Self {
-        Self { system, domain, vcpu, hw, cursor: 0, after: After::Continue, kept: Cell::new(Kept::EMPTY) }
+        Self {
+            system,
+            domain,
+            vcpu,
+            hw,
+            cursor: 0,
+            after: After::Continue,
+            words: None,
+            kept: Cell::new(None),
+        }
     }
 
     /// The caller's counters.
     #[inline(always)]
     pub(super) fn stats(&self) -> &'a VcpuStats {
         &self.vcpu.stats
+    }
+
+    /// The call's argument in the register with this place in the ABI's order.
+    #[inline(always)]
+    pub(super) fn word(&self, at: usize) -> u64 {
+        if let Some(words) = &self.words {
+            return words.get(at).copied().unwrap_or_default();
+        }
+        let gprs = self.hw.gprs();
+        match at {
+            0 => gprs.rdi,
+            1 => gprs.rsi,
+            2 => gprs.rdx,
+            3 => gprs.r10,
+            _ => gprs.r8,
+        }
     }
 
     /// How the caller translates linear addresses now.
@@ -80,9 +108,12 @@ impl<'a, P: Platform> Cx<'a, P> {
         work: impl FnOnce(&mut Linear<'_, Format<P>, P::Memory>) -> Result<R>,
     ) -> Result<R> {
         let map = self.domain.memory.read();
-        let mut linear = Linear::resume(&map, self.system.memory(), self.paging(), &self.kept.get());
+        let mut linear = match self.kept.get() {
+            Some(kept) => Linear::resume(&map, self.system.memory(), self.paging(), &kept),
+            None => Linear::new(&map, self.system.memory(), self.paging()),
+        };
         let result = work(&mut linear);
-        self.kept.set(linear.keep());
+        self.kept.set(Some(linear.keep()));
         result
     }
 

@@ -38,7 +38,6 @@ use args::Decode;
 use pv_abi::call::ANY;
 use pv_abi::call::args::{Array, Buffer, In, InOut, Out, Ptr, Text, Word};
 use pv_abi::control::{TraceRecord, trace};
-use pv_abi::transport::Words;
 use pv_abi::{Call, Errno, Privilege};
 
 /// All handlers by the names of their rows.
@@ -82,17 +81,17 @@ pub fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
     if !is_kernel_in_long_mode(cx.hw) {
         return refuse_mode(cx);
     }
-    let (number, words) = registers(cx.hw.gprs());
-    let reply = call(cx, number, &words);
+    let Gprs { rax, rdi, .. } = *cx.hw.gprs();
+    let reply = call(cx, rax, rdi);
     finish(cx, reply)
 }
 
 /// Goes on with a call that returned [`After::Preempted`] with this cursor.
 pub fn resume<P: Platform>(cx: &mut Cx<'_, P>, cursor: u64) -> After {
     cx.cursor = cursor;
-    let (number, words) = registers(cx.hw.gprs());
-    let reply = match Call::decode(number, words[0]) {
-        Some(call) => route(cx, call, &words),
+    let Gprs { rax, rdi, .. } = *cx.hw.gprs();
+    let reply = match Call::decode(rax, rdi) {
+        Some(call) => route(cx, call),
         None => Err(Errno::ENOSYS.into()),
     };
     finish(cx, reply)
@@ -107,11 +106,6 @@ fn finish<P: Platform>(cx: &mut Cx<'_, P>, reply: Reply) -> After {
     };
     cx.hw.gprs_mut().rax = result;
     cx.after
-}
-
-#[inline]
-const fn registers(gprs: &Gprs) -> (u64, Words) {
-    (gprs.rax, [gprs.rdi, gprs.rsi, gprs.rdx, gprs.r10, gprs.r8])
 }
 
 /// Whether the guest is at privilege level 0 in 64-bit code. (AMD64 manual volume 2, section 4.9.1: the stack segment's
@@ -132,15 +126,15 @@ fn refuse_mode<P: Platform>(cx: &mut Cx<'_, P>) -> After {
     After::Continue
 }
 
-/// Finds, counts, traces and makes one call.
+/// Finds, counts, traces and makes the call with this number and first argument.
 #[inline]
-fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, words: &Words) -> Reply {
-    let Some(call) = Call::decode(number, words[0]) else {
+fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, first: u64) -> Reply {
+    let Some(call) = Call::decode(number, first) else {
         cx.stats().unknown_calls.add(1);
         return Err(Errno::ENOSYS.into());
     };
     cx.stats().call(call);
-    let reply = route(cx, call, words);
+    let reply = route(cx, call);
     if cx.system.trace.is_on() {
         record(cx, call, reply);
     }
@@ -188,16 +182,16 @@ macro_rules! dispatch {
             use super::*;
             $(
                 #[inline(never)]
-                pub(super) fn $name<P: Platform>(cx: &mut Cx<'_, P>, words: &Words) -> Reply {
+                pub(super) fn $name<P: Platform>(cx: &mut Cx<'_, P>) -> Reply {
                     if !permits(cx.domain.roles, Privilege::$privilege) {
                         return Err(Errno::EPERM.into());
                     }
                     let at: usize = if $sub == ANY { 0 } else { 1 };
                     $(
-                        let mut $arg = <$kind as Decode>::decode(cx, words, at)?;
+                        let mut $arg = <$kind as Decode>::decode(cx, at)?;
                         let at = at + <$kind as pv_abi::call::args::Arg>::WORDS;
                     )*
-                    let _ = (words, at);
+                    let _ = at;
                     let result = handlers::$name(cx, $(<$kind as Decode>::hand(&mut $arg)),*)?;
                     $(<$kind as Decode>::commit(&$arg, cx)?;)*
                     Ok(result)
@@ -206,9 +200,9 @@ macro_rules! dispatch {
         }
 
         #[inline(always)]
-        fn route<P: Platform>(cx: &mut Cx<'_, P>, call: Call, words: &Words) -> Reply {
+        fn route<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Reply {
             match call {
-                $(Call::$variant => entry::$name(cx, words),)*
+                $(Call::$variant => entry::$name(cx),)*
             }
         }
     };

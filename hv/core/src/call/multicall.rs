@@ -32,7 +32,10 @@ pub(super) fn multicall<P: Platform>(cx: &mut Cx<'_, P>, calls: GuestArray<Multi
         let reply = if entry.op == MULTICALL {
             Err(Errno::EINVAL.into())
         } else {
-            call(cx, entry.op, &[a, b, c, d, e])
+            cx.words = Some([a, b, c, d, e]);
+            let reply = call(cx, entry.op, a);
+            cx.words = None;
+            reply
         };
         entry.result = match reply {
             Ok(result) => result,
