@@ -63,6 +63,8 @@ pub fn mask(shared: &LiveSharedInfo, port: Port) {
 }
 
 /// Allows delivery again; when the event is pending the hypervisor must be asked to deliver it.
+///
+/// In that case the port is masked again on return: `EVTCHNOP_unmask` only delivers what it finds masked.
 pub fn unmask(shared: &LiveSharedInfo, port: Port) -> Unmasked {
     let (Some((mask, bit)), Some((pending, _))) =
         (place(&shared.evtchn_mask, port), place(&shared.evtchn_pending, port))
@@ -70,7 +72,12 @@ pub fn unmask(shared: &LiveSharedInfo, port: Port) -> Unmasked {
         return Unmasked::Done;
     };
     mask.fetch_and(!bit, Ordering::SeqCst);
-    if pending.load(Ordering::SeqCst) & bit != 0 { Unmasked::Pending } else { Unmasked::Done }
+    // The mask first, then the look at the event: in the other order one that comes between them would be lost.
+    if pending.load(Ordering::SeqCst) & bit == 0 {
+        return Unmasked::Done;
+    }
+    mask.fetch_or(bit, Ordering::SeqCst);
+    Unmasked::Pending
 }
 
 /// Whether a port is pending.

@@ -41,8 +41,8 @@ async fn run(t: &mut Test) -> Outcome {
     for _ in 0..5 {
         // Timers may be what does not work, so wait by looking at the clock.
         let start = clock::now();
-        sched::set_timer(start + 3_000_000);
         let seen = events::test_vector_count();
+        sched::set_timer(start + 3_000_000);
         while events::test_vector_count() == seen && clock::now() < start + 2_000_000_000 {
             core::hint::spin_loop();
         }
