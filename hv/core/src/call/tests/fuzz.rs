@@ -67,7 +67,7 @@ fn nothing_a_guest_passes_stops_the_hypervisor() {
     let names = ["dom0", "a", "b"];
     let guests = RefCell::new(names.map(|name| world.guest(name)));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 4000,
+        cases: 1000,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
