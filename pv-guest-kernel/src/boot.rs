@@ -151,8 +151,8 @@ extern "C" fn on_own_stack() -> ! {
             Some(d) => alloc::format!("{d}"),
             None => "domain unknown".into(),
         },
-        total * PAGE >> 20,
-        free * PAGE >> 20,
+        (total * PAGE) >> 20,
+        (free * PAGE) >> 20,
         events::abi(),
     );
     log::debug!("command line: {}", cmdline::line());

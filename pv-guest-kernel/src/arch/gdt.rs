@@ -36,6 +36,12 @@ pub struct Tables {
     tss: Tss,
 }
 
+impl Default for Tables {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Tables {
     /// Empty tables, to be filled where they will stay.
     pub const fn new() -> Self {

@@ -124,7 +124,7 @@ async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64) -> Outcome 
         load.name,
         ticks / n,
         per(after_events.1 - before_events.1),
-        u128::from(n * bs) * 1_000_000_000 / u128::from(nanos) >> 20,
+        (u128::from(n * bs) * 1_000_000_000 / u128::from(nanos)) >> 20,
     );
     Ok(())
 }

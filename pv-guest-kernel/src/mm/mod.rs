@@ -33,7 +33,7 @@ pub fn ptr<T>(phys: u64) -> *mut T {
 pub fn phys(virt: u64) -> u64 {
     if virt >= crate::arch::entry::KERNEL_BASE {
         virt - crate::arch::entry::KERNEL_BASE + paging::image_offset()
-    } else if virt >= DIRECT && virt < DIRECT + (1 << 46) {
+    } else if (DIRECT..DIRECT + (1 << 46)).contains(&virt) {
         virt - DIRECT
     } else {
         panic!("address {virt:#x} is neither in the image nor in the direct map")

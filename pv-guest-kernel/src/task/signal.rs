@@ -12,6 +12,12 @@ pub struct Signal {
     waiting: IrqMutex<Vec<Waker>>,
 }
 
+impl Default for Signal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Signal {
     /// Nothing has changed yet.
     pub const fn new() -> Self {

@@ -56,6 +56,12 @@ pub struct Queues {
     consumer: UnsafeCell<Consumer>,
 }
 
+impl Default for Queues {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Queues {
     /// Not set up.
     pub const fn new() -> Self {
