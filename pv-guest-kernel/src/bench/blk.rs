@@ -8,6 +8,7 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 use crate::arch::{cpu, instr};
 use crate::block::{self, Buffer, Completion, Disk, Op, Request, SECTOR};
+use crate::figures::{self, Figures};
 use crate::println;
 use crate::shell::command::{Args, Failure, Outcome};
 use crate::xen::clock;
@@ -56,6 +57,7 @@ pub async fn run(mut args: Args) -> Outcome {
         "blk  {:<11} {:>7} {:>5} {:>7} {:>11} {:>9} {:>9} {:>9} {:>8}",
         "load", "bytes", "depth", "n", "ticks/req", "sent/req", "taken/req", "ring/req", "MiB/s"
     );
+    let cost = figures::cost().await;
     for load in LOADS.iter().filter(|l| writes || l.op == Op::Read) {
         for &bs in &sizes {
             for &depth in &depths {
@@ -63,14 +65,14 @@ pub async fn run(mut args: Args) -> Outcome {
                 if bs == 0 || bs % unit != 0 || bs > info.most as u64 || bs > info.sectors * SECTOR {
                     return Err(Failure::usage("bs does not suit the disk"));
                 }
-                one(&disk, *load, bs, depth as usize, n).await?;
+                one(&disk, *load, bs, depth as usize, n, cost).await?;
             }
         }
     }
     Ok(())
 }
 
-async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64) -> Outcome {
+async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64, cost: Option<Figures>) -> Outcome {
     let info = disk.info();
     let places = info.sectors * SECTOR / bs;
     let mut random = Xoshiro256StarStar::seed_from_u64(1);
@@ -83,6 +85,7 @@ async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64) -> Outcome 
         spare.push(disk.buffer(bs as usize)?);
     }
     let mut under_way: VecDeque<Completion> = VecDeque::new();
+    let before_figures = figures::read().await;
     let before_stats = block::front::statistics(&info.name);
     let before_events = events();
     let before_clock = clock::now();
@@ -108,6 +111,7 @@ async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64) -> Outcome 
     let nanos = (clock::now() - before_clock).max(1);
     let after_events = events();
     let after_stats = block::front::statistics(&info.name);
+    let after_figures = figures::read().await;
     let hundredths = |count: u64| (count * 100 + n / 2) / n;
     let per = |count: u64| {
         let h = hundredths(count);
@@ -126,5 +130,21 @@ async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64) -> Outcome 
         per(after_events.1 - before_events.1),
         (u128::from(n * bs) * 1_000_000_000 / u128::from(nanos)) >> 20,
     );
+    if let (Some(before), Some(after), Some(cost)) = (before_figures, after_figures, cost) {
+        let all = after - before - cost;
+        let host = all.own.host_ticks + all.driver.host_ticks;
+        for (who, c) in [("guest", all.own), ("driver", all.driver)] {
+            println!(
+                "blk    {who:<7} exits {}  hypercalls {}  events sent {}  copies {}  maps {}  ticks {}  per request",
+                per(c.exits),
+                per(c.hypercalls),
+                per(c.events),
+                per(c.copies),
+                per(c.maps),
+                c.guest_ticks / n,
+            );
+        }
+        println!("blk    hypervisor ticks {} per request", host / n);
+    }
     Ok(())
 }
