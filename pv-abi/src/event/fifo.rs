@@ -144,11 +144,21 @@ impl EventArray {
     }
 
     /// Allows delivery again; when the event is pending the hypervisor must be asked to queue it.
+    ///
+    /// Waits while the hypervisor has the word marked as busy: it is linking the port then, and counts on the mask.
     #[inline]
     pub fn unmask(&self, port: Port) -> Unmasked {
-        match self.word(port.raw()) {
-            Some(word) if word.fetch_and(!MASKED, Ordering::SeqCst) & PENDING != 0 => Unmasked::Pending,
-            _ => Unmasked::Done,
+        let Some(word) = self.word(port.raw()) else { return Unmasked::Done };
+        let mut old = word.load(Ordering::Relaxed) & !BUSY;
+        loop {
+            match word.compare_exchange_weak(old, old & !MASKED, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) if old & PENDING != 0 => return Unmasked::Pending,
+                Ok(_) => return Unmasked::Done,
+                Err(now) => {
+                    core::hint::spin_loop();
+                    old = now & !BUSY;
+                }
+            }
         }
     }
 
