@@ -17,7 +17,7 @@ use crate::time::{Slot, publish_runstate};
 use crate::vcpu::{Context, Hw, Reason, Vcpu};
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use pv_abi::control::{TraceRecord, trace};
 
 /// How many records of the trace are shown when a domain is crashed.
@@ -39,8 +39,10 @@ pub struct Cpu<'a, P: Platform> {
     id: CpuId,
     /// When the scheduler must be asked at the latest.
     until: Option<TscTicks>,
-    /// What the timer is set to; `None` before the first time.
-    armed: Option<Option<TscTicks>>,
+    /// The earliest of the guests' timers that this CPU watches.
+    timer: &'a AtomicU64,
+    /// What that word was when the machine's timer was set; anything else when it must be set again.
+    seen: u64,
     /// The scheduler's last answer, if it was a virtual CPU to run.
     next: Option<Arc<Vcpu<P>>>,
 }
@@ -56,7 +58,10 @@ enum Then {
 impl<'a, P: Platform> Cpu<'a, P> {
     /// The CPU that executes this.
     pub fn new(system: &'a System<P>) -> Self {
-        Self { system, id: system.platform.current_cpu(), until: None, armed: None, next: None }
+        let id = system.platform.current_cpu();
+        let mut cpu = Self { system, id, until: None, timer: system.timers.word(id), seen: 0, next: None };
+        cpu.disarmed();
+        cpu
     }
 
     /// Runs one virtual CPU, or idles.
@@ -65,7 +70,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
             Some(vcpu) => Some(vcpu),
             None => {
                 if host::drain(self.system) {
-                    self.armed = None;
+                    self.disarmed();
                 }
                 let decision = self.system.scheduler.schedule(self.id, None, self.system.platform.tsc());
                 self.note(decision);
@@ -88,7 +93,10 @@ impl<'a, P: Platform> Cpu<'a, P> {
 
     /// Notes what the scheduler said; whether the virtual CPU that runs goes on.
     fn note(&mut self, decision: Decision<Arc<Vcpu<P>>>) -> bool {
-        self.until = decision.until;
+        if self.until != decision.until {
+            self.until = decision.until;
+            self.disarmed();
+        }
         self.system.kick(decision.kick);
         match decision.next {
             Next::Stay => return true,
@@ -98,18 +106,29 @@ impl<'a, P: Platform> Cpu<'a, P> {
         false
     }
 
-    /// Sets the timer to whatever comes first: a guest's timer, or the end of the time slice.
+    /// The machine's timer is not set to what it should be.
+    fn disarmed(&mut self) {
+        self.seen = !self.timer.load(Ordering::Relaxed);
+    }
+
+    /// Sets the machine's timer to whatever comes first: a guest's timer, or the end of the time slice.
     #[inline]
     fn arm(&mut self) {
-        let timer = self.system.timers.next(self.id);
-        let first = match (timer, self.until) {
-            (Some(timer), Some(until)) => Some(timer.min(until)),
-            (timer, until) => timer.or(until),
-        };
-        if self.armed != Some(first) {
-            self.armed = Some(first);
-            self.system.platform.arm_timer(first);
+        let timer = self.timer.load(Ordering::Relaxed);
+        if timer != self.seen {
+            self.seen = timer;
+            let timer = (timer != u64::MAX).then_some(TscTicks::new(timer));
+            let first = match (timer, self.until) {
+                (Some(timer), Some(until)) => Some(timer.min(until)),
+                (timer, until) => timer.or(until),
+            };
+            self.set_timer(first);
         }
+    }
+
+    #[cold]
+    fn set_timer(&self, deadline: Option<TscTicks>) {
+        self.system.platform.arm_timer(deadline);
     }
 
     fn run(&mut self, vcpu: &Arc<Vcpu<P>>) {
@@ -120,6 +139,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
         };
         let around = Surroundings { system: self.system, domain: &domain, vcpu };
         let mut context = vcpu.context.lock();
+        let (since, guest_before) = (self.system.platform.tsc(), vcpu.stats.guest_ticks.get());
         context.hw.load();
         self.publish(vcpu);
         if vcpu.end_polling() {
@@ -129,6 +149,9 @@ impl<'a, P: Platform> Cpu<'a, P> {
         self.run_loaded(&mut context, &around);
         context.hw.save();
         drop(context);
+        let in_guest = vcpu.stats.guest_ticks.get().wrapping_sub(guest_before);
+        let all = self.system.platform.tsc().since(since).raw();
+        vcpu.stats.host_ticks.add(all.saturating_sub(in_guest));
         self.publish(vcpu);
     }
 
@@ -153,9 +176,11 @@ impl<'a, P: Platform> Cpu<'a, P> {
     fn run_loaded(&mut self, context: &mut Context<Hw<P>>, around: &Surroundings<'_, P>) {
         let Surroundings { system, domain, vcpu } = *around;
         let generation = domain.memory.read().generation().clone();
-        let mut host_since = system.platform.tsc();
+        if context.preempted.is_some() {
+            vcpu.attention.raise(Reason::RESCHEDULE);
+        }
         loop {
-            if (vcpu.attention.is_wanted() || context.preempted.is_some())
+            if vcpu.attention.is_wanted()
                 && let Then::Leave = self.attend(context, around)
             {
                 return;
@@ -177,9 +202,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
             let exit = context.hw.run();
             vcpu.entered.store(0, Ordering::Release);
             let guest_until = system.platform.tsc();
-            vcpu.stats.host_ticks.add(guest_since.since(host_since).raw());
-            vcpu.stats.guest_ticks.add(guest_until.since(guest_since).raw());
-            host_since = guest_until;
+            vcpu.stats.guest_ticks.add(guest_until.raw().wrapping_sub(guest_since.raw()));
             vcpu.stats.exit(&exit);
             if system.trace.is_on() {
                 self.record(&exit, context, vcpu);
@@ -234,6 +257,8 @@ impl<'a, P: Platform> Cpu<'a, P> {
             }
             After::Preempted(cursor) => {
                 context.preempted = Some(cursor);
+                // It goes on at the next look at the attention word.
+                around.vcpu.attention.raise(Reason::RESCHEDULE);
                 self.look_around(around.vcpu);
                 Then::Enter
             }
@@ -250,8 +275,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
     /// Takes what happened on the host.
     fn interrupted(&mut self, vcpu: &Vcpu<P>) -> Then {
         if host::drain(self.system) {
-            // The timer went off, so it is not set any more.
-            self.armed = None;
+            self.disarmed();
             let now = self.system.platform.tsc();
             if self.until.is_some_and(|until| until <= now) {
                 vcpu.attention.raise(Reason::RESCHEDULE);

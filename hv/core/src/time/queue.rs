@@ -98,6 +98,13 @@ impl<K: Timed> TimerQueues<K> {
         }
     }
 
+    /// The word that says when `cpu` has to look next: the reading of the time-stamp counter, all ones for never. For
+    /// the run loop of that CPU, which compares it with what it saw last.
+    pub fn word(&self, cpu: CpuId) -> &AtomicU64 {
+        static NEVER: AtomicU64 = AtomicU64::new(u64::MAX);
+        self.cpus.get(cpu.index()).map_or(&NEVER, |queue| &queue.next)
+    }
+
     /// When `cpu` has to look next.
     pub fn next(&self, cpu: CpuId) -> Option<TscTicks> {
         match self.cpus.get(cpu.index())?.next.load(Relaxed) {
