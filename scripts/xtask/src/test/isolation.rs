@@ -12,6 +12,9 @@ const WAYS: [(&str, &str); 4] =
 /// Returns the cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    for lane in [SVM, SVM.at(2), VMX.at(2)] {
+        cases.push(Case::new(format!("isolation/warden/{lane}"), move |context| warden(context, lane)));
+    }
     for lane in [SVM.at(2), VMX.at(2)] {
         for (way, sign) in WAYS {
             cases.push(Case::new(format!("isolation/{way}/{lane}"), move |context| {
@@ -20,6 +23,12 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// A control domain creates, stops and destroys a domain that spins with interrupts masked, and ends the machine itself.
+fn warden(context: &Context, lane: Lane) -> Result<Verdict> {
+    let report = Machine::new(context, "isolation/warden", lane).boot(&live::set("warden.toml")?)?;
+    Ok(live::judge(&report, &["SUCCESS: warden"]))
 }
 
 /// One guest crashes; the other one, which begins its work only after that, ends well.
