@@ -52,6 +52,9 @@ impl Images {
     pub fn bundle(&self, set: &DomainSet, name: &str) -> Result<PathBuf> {
         let bytes = bundle::write(set, self)?;
         let file = workspace::products()?.join(name);
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
         std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(file)
     }
