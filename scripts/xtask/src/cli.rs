@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::emulator::{Forward, Network};
 use crate::workspace::size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -106,9 +107,22 @@ pub struct Machine {
     /// Lets virtual time follow executed instructions: figures repeat exactly (QEMU, one processor)
     #[arg(long)]
     pub icount: bool,
+    /// Gives the machine a network card on a network of QEMU's own, and the guest an interface
+    #[arg(long)]
+    pub net: bool,
+    /// Forwards a TCP port of this computer (loopback only) to a port of the guest; may be repeated; implies --net
+    #[arg(long, value_name = "HOST:GUEST")]
+    pub forward: Vec<Forward>,
     /// Prints the commands that are run
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+impl Machine {
+    /// The network that the options ask for.
+    pub fn network(&self) -> Option<Network> {
+        (self.net || !self.forward.is_empty()).then(|| Network { forward: self.forward.clone() })
+    }
 }
 
 /// Options of `run`.

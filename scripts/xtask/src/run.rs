@@ -93,6 +93,9 @@ pub fn domain_set(options: &cli::Run, disks: usize) -> Result<DomainSet> {
     if let Some(words) = &options.cmdline {
         bundle::append(&mut set.guest()?.cmdline, words);
     }
+    if options.machine.network().is_some() && set.domains.values().all(|domain| domain.vif.is_empty()) {
+        set.guest()?.vif.push("bridge".into());
+    }
     if let Some(commands) = &options.exec {
         add_commands(&mut set, commands)?;
     } else if options.kernel.is_some() {

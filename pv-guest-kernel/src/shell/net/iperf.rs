@@ -11,8 +11,8 @@ use alloc::vec;
 use super::super::command::{Args, Failure, Outcome, human};
 use super::{address, ready};
 use crate::net::tcp::{Listener, Stream};
-use crate::println;
 use crate::xen::clock;
+use crate::{println, task};
 use smoltcp::wire::IpEndpoint;
 
 const CHUNK: usize = 64 << 10;
@@ -72,6 +72,7 @@ pub async fn run(mut args: Args) -> Outcome {
         .ok_or_else(|| Failure::usage("port: 1 to 65535"))?;
     let bytes = args.take_size("bytes")?.unwrap_or(64 << 20);
     let count = args.take_size("count")?.unwrap_or(1);
+    let wait = args.take_size("wait")?.unwrap_or(0);
     let reverse = args.flag("reverse");
     args.at_most(1)?;
     if args.need(0, "server or ADDRESS")? == "server" {
@@ -79,7 +80,14 @@ pub async fn run(mut args: Args) -> Outcome {
     }
     let remote = IpEndpoint::new(address(args.need(0, "ADDRESS")?)?, number);
     let stack = ready().await?;
-    let mut stream = Stream::connect(&stack, remote).await.map_err(lost)?;
+    let until = clock::now() + wait * 1_000_000_000;
+    let mut stream = loop {
+        match Stream::connect(&stack, remote).await {
+            Ok(stream) => break stream,
+            Err(error) if clock::now() >= until => return Err(lost(error)),
+            Err(_) => task::sleep(core::time::Duration::from_millis(200)).await,
+        }
+    };
     let direction = if reverse { "receive" } else { "send" };
     stream.write_all(format!("{MAGIC} {bytes} {direction}\n").as_bytes()).await.map_err(lost)?;
     let start = clock::now();

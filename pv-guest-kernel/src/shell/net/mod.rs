@@ -40,7 +40,7 @@ pub const COMMANDS: &[Command] = &[
     command!(http::httpd, "httpd [port=80] [requests=N]", "serves the mounted volumes by HTTP"),
     command!(
         iperf::run,
-        "iperf server [port=5201] [count=1] | iperf ADDRESS [port=5201] [bytes=64M] [reverse]",
+        "iperf server [port=5201] [count=1] | iperf ADDRESS [port=5201] [bytes=64M] [wait=SECONDS] [reverse]",
         "measures TCP throughput between two of these"
     ),
 ];

@@ -57,8 +57,9 @@ pub struct Domain {
     /// Its disks.
     #[serde(default)]
     pub disk: Vec<String>,
+    /// Its network interfaces.
     #[serde(default)]
-    vif: Vec<String>,
+    pub vif: Vec<String>,
 }
 
 fn one() -> u32 {

@@ -25,10 +25,41 @@ pub struct Config {
     pub disks: Vec<PathBuf>,
     /// Whether virtual time follows executed instructions.
     pub icount: bool,
+    /// The machine's network, if it has one.
+    pub network: Option<Network>,
     /// Whether the processor's virtualization is hidden, to see what the hypervisor says.
     pub without_virtualization: bool,
     /// What the machine starts from.
     pub boot: Boot,
+}
+
+/// A network of the emulator's own: the machine sees a router with a DHCP server, and the host through it.
+#[derive(Clone, Debug, Default)]
+pub struct Network {
+    /// Ports of this computer, on the loopback interface only, that lead to the machine.
+    pub forward: Vec<Forward>,
+}
+
+/// A forwarded TCP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The port of this computer.
+    pub host: u16,
+    /// The port of the first guest that asked for an address.
+    pub guest: u16,
+}
+
+impl std::str::FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+        let (host, guest) = text.split_once(':').ok_or("two ports with a colon between, such as 8080:80")?;
+        match (port(host), port(guest)) {
+            (Some(host), Some(guest)) => Ok(Self { host, guest }),
+            _ => Err("a port is a number from 1 to 65535".into()),
+        }
+    }
 }
 
 /// What a machine starts from.
@@ -105,6 +136,10 @@ impl Config {
     /// Builds the machine of a command line.
     pub fn new(options: &cli::Machine, choice: Choice, disks: Vec<PathBuf>, boot: Boot) -> Result<Config> {
         ensure!(
+            options.network().is_none() || choice.emulator == Emulator::Qemu,
+            "--net and --forward need QEMU: there is no driver for the network cards of Bochs"
+        );
+        ensure!(
             !options.icount || options.smp.unwrap_or(1) == 1,
             "--icount is for one processor: leave --smp out"
         );
@@ -115,6 +150,7 @@ impl Config {
             memory: options.mem,
             disks,
             icount: options.icount,
+            network: options.network(),
             without_virtualization: false,
             boot,
         })

@@ -93,6 +93,13 @@ fn command(config: &Config) -> Command {
             &format!("virtio-blk-pci,drive=disk{index},disable-legacy=on,serial=xenolith{index}"),
         ]);
     }
+    if let Some(network) = &config.network {
+        let mut user = "user,id=net".to_owned();
+        for forward in &network.forward {
+            user += &format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest);
+        }
+        command.args(["-netdev", &user, "-device", "virtio-net-pci,netdev=net,disable-legacy=on"]);
+    }
     command
 }
 
@@ -117,6 +124,7 @@ mod tests {
             memory: 512 << 20,
             disks: vec!["a,b.img".into()],
             icount: false,
+            network: None,
             without_virtualization: false,
             boot: Boot::Direct {
                 hypervisor: "hv".into(),

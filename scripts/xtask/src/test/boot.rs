@@ -134,6 +134,7 @@ fn direct(context: &Context, name: &str) -> Result<Config> {
         memory: 512 << 20,
         disks: Vec::new(),
         icount: false,
+        network: None,
         without_virtualization: false,
         boot,
     })
@@ -151,6 +152,7 @@ fn no_vmx(context: &Context) -> Result<Verdict> {
     image::make(hypervisor, bundle.as_deref(), "", &iso)?;
     let config = Config {
         emulator: Emulator::Bochs,
+        network: None,
         without_virtualization: true,
         boot: Boot::Iso(iso.clone()),
         ..config

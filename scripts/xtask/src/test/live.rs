@@ -3,7 +3,7 @@
 use super::{Context, Verdict};
 use crate::bundle::{self, DomainSet};
 use crate::cli::Emulator;
-use crate::emulator::{Boot, Config};
+use crate::emulator::{Boot, Config, Network};
 use crate::machine::{self, Console, End, Report};
 use crate::{process, run, workspace};
 use anyhow::{Context as _, Result, bail};
@@ -52,6 +52,7 @@ pub struct Machine<'a> {
     name: String,
     lane: Lane,
     disks: Vec<PathBuf>,
+    network: Option<Network>,
     memory: u64,
     limit: Duration,
 }
@@ -60,12 +61,18 @@ impl<'a> Machine<'a> {
     /// Returns a machine without disks.
     pub fn new(context: &'a Context, name: &str, lane: Lane) -> Machine<'a> {
         let name = format!("{name}-{lane}").replace(['/', '@'], "-");
-        Machine { context, name, lane, disks: Vec::new(), memory: 512 << 20, limit: LIMIT }
+        Machine { context, name, lane, disks: Vec::new(), network: None, memory: 512 << 20, limit: LIMIT }
     }
 
     /// Gives the machine disks.
     pub fn disks(mut self, disks: &[PathBuf]) -> Machine<'a> {
         self.disks = disks.to_vec();
+        self
+    }
+
+    /// Gives the machine a network.
+    pub fn network(mut self, network: Network) -> Machine<'a> {
+        self.network = Some(network);
         self
     }
 
@@ -99,6 +106,7 @@ impl<'a> Machine<'a> {
             memory: self.memory,
             disks: self.disks.clone(),
             icount: false,
+            network: self.network.clone(),
             without_virtualization: false,
             boot,
         };

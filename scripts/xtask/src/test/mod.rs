@@ -10,6 +10,7 @@ mod disk;
 mod foreign;
 mod isolation;
 mod live;
+mod net;
 mod registry;
 mod repository;
 mod rust;

@@ -1,0 +1,127 @@
+//! Cases about the network: the host fetches from a guest, a guest from the host, and guests from each other.
+
+use super::live::{self, Lane, Machine, SVM, VMX};
+use super::{Case, Context, Verdict};
+use crate::emulator::{Forward, Network};
+use crate::{run, workspace};
+use anyhow::{Context as _, Result, ensure};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+/// What is moved.
+const BYTES: usize = 16 << 20;
+/// How long the host tries to reach the guest.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Returns the cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::new(format!("net/serve/{}", SVM.at(2)), |context| serve(context, SVM.at(2))),
+        Case::new(format!("net/fetch/{}", SVM.at(2)), |context| fetch(context, SVM.at(2))),
+    ];
+    for lane in [SVM.at(2), VMX.at(2)] {
+        cases.push(Case::new(format!("net/bridge/{lane}"), move |context| bridge(context, lane)));
+    }
+    cases
+}
+
+/// A port of this computer that nobody uses now.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Fetches a file by HTTP, trying until the server answers.
+fn get(port: u16, path: &str) -> Result<Vec<u8>> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match try_get(port, path) {
+            Ok(body) => return Ok(body),
+            Err(error) if Instant::now() > until => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(250)),
+        }
+    }
+}
+
+fn try_get(port: u16, path: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").context("no HTTP answer")?;
+    ensure!(answer.starts_with(b"HTTP/1.1 200"), "the guest's server refused");
+    Ok(answer.split_off(end + 4))
+}
+
+/// A guest makes a file and serves it; the host fetches it through the forwarded port.
+fn serve(context: &Context, lane: Lane) -> Result<Verdict> {
+    let port = free_port()?;
+    let mut set = live::set("default.toml")?;
+    let guest = set.guest()?;
+    guest.disk = vec!["memory:40M".into()];
+    guest.vif = vec!["bridge".into()];
+    set.control()?.memory = "128M".into();
+    run::add_commands(
+        &mut set,
+        "mkfs xvda && mount xvda && dd if=random of=/big.bin bs=64K count=256 seed=9 && sha256 /big.bin && httpd requests=1",
+    )?;
+    let network = Network { forward: vec![Forward { host: port, guest: 80 }] };
+    let host = std::thread::spawn(move || get(port, "/big.bin"));
+    let report = Machine::new(context, "net/serve", lane).network(network).limit(600).boot(&set)?;
+    let verdict = live::judge(&report, &["httpd: "]);
+    if !matches!(verdict, Verdict::Passed(_)) {
+        return Ok(verdict);
+    }
+    let body = host.join().map_err(|_| anyhow::anyhow!("the fetching thread panicked"))??;
+    ensure!(body.len() == BYTES, "{} bytes came, not {BYTES}", body.len());
+    let hash = workspace::sha256(&body);
+    Ok(live::judge(&report, &[&hash]))
+}
+
+/// The host serves a file; a guest fetches it and tells its hash.
+fn fetch(context: &Context, lane: Lane) -> Result<Verdict> {
+    let body: Vec<u8> = (0..BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let hash = workspace::sha256(&body);
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = server.local_addr()?.port();
+    std::thread::spawn(move || -> Result<()> {
+        let (mut stream, _) = server.accept()?;
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request)?;
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+        stream.write_all(&body)?;
+        Ok(())
+    });
+    let mut set = live::set("default.toml")?;
+    let guest = set.guest()?;
+    guest.disk = Vec::new();
+    guest.vif = vec!["bridge".into()];
+    run::add_commands(&mut set, &format!("ip wait; ip; wget http://10.0.2.2:{port}/file"))?;
+    let network = Network { forward: Vec::new() };
+    let report = Machine::new(context, "net/fetch", lane).network(network).limit(600).boot(&set)?;
+    Ok(live::judge(&report, &[&hash]))
+}
+
+/// Two guests on the bridge: each pings the other, and one sends the other 16 MiB, over IPv4, and the other way back.
+fn bridge(context: &Context, lane: Lane) -> Result<Verdict> {
+    let mut set = live::set("two-guests.toml")?;
+    for name in ["one", "two"] {
+        let domain = set.domains.get_mut(name).with_context(|| format!("the set has no domain {name}"))?;
+        domain.disk = Vec::new();
+        domain.vif = vec!["bridge,antispoof".into()];
+        domain.memory = "96M".into();
+    }
+    let bytes = if lane == SVM.at(2) { "16M" } else { "4M" };
+    live::command(&mut set, "one", "ip 10.0.0.1/24; iperf server count=2")?;
+    let commands = format!(
+        "ip 10.0.0.2/24; iperf 10.0.0.1 bytes={bytes} wait=120 && ping 10.0.0.1 count=3 && iperf 10.0.0.1 bytes={bytes} reverse"
+    );
+    live::command(&mut set, "two", &commands)?;
+    live::until_guests(&mut set)?;
+    let report = Machine::new(context, "net/bridge", lane).limit(900).boot(&set)?;
+    Ok(live::judge(
+        &report,
+        &["[two] sent", "[two] received", "3 of 3 answered", "[one] received", "[one] sent"],
+    ))
+}
