@@ -85,6 +85,8 @@ impl<'a> Machine<'a> {
     /// Boots a domain set and waits for the end. The console is kept in a file.
     pub fn boot(&self, set: &DomainSet) -> Result<Report> {
         set.check_disks(self.disks.len())?;
+        // Makes the folder of the cases, if this is the first one.
+        self.context.file(&self.name)?;
         let images = self.context.images()?;
         let bundle = images.bundle(set, &format!("test/{}.bundle", self.name))?;
         let boot = run::boot(images, &bundle, self.lane.emulator, &format!("test/{}", self.name))?;
