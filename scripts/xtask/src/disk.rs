@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 /// The size of the image.
 const SIZE: u64 = 64 << 20;
 
-/// What the image holds.
+/// What the image holds. There is no folder: `fatfs` 0.3 gives `.` and `..` long names, which fsck.fat objects to.
 const FILES: [(&str, &str); 3] = [
     ("README.TXT", include_str!("disk/readme.txt")),
-    ("docs/commands.txt", include_str!("disk/commands.txt")),
-    ("data/numbers.txt", "zero\none\ntwo\nthree\nfive\neight\nthirteen\n"),
+    ("commands.txt", include_str!("disk/commands.txt")),
+    ("numbers.txt", "zero\none\ntwo\nthree\nfive\neight\nthirteen\n"),
 ];
 
 /// Returns the image, made first if it is absent. What a guest wrote there stays until it is removed.
@@ -43,9 +43,6 @@ pub fn make(file: &Path, size: u64) -> Result<()> {
     let volume = FileSystem::new(&disk, FsOptions::new())?;
     let root = volume.root_dir();
     for (name, text) in FILES {
-        if let Some((dir, _)) = name.split_once('/') {
-            root.create_dir(dir)?;
-        }
         root.create_file(name)?.write_all(text.as_bytes())?;
     }
     drop(root);
@@ -65,7 +62,7 @@ mod tests {
         let volume =
             FileSystem::new(std::fs::File::open(&file).map(ReadOnly).unwrap(), FsOptions::new()).unwrap();
         let mut text = String::new();
-        volume.root_dir().open_file("docs/commands.txt").unwrap().read_to_string(&mut text).unwrap();
+        volume.root_dir().open_file("commands.txt").unwrap().read_to_string(&mut text).unwrap();
         std::fs::remove_file(&file).unwrap();
         assert_eq!(text, FILES[1].1);
     }

@@ -74,7 +74,7 @@ fn default(context: &Context, name: &str, lane: Lane) -> Result<Verdict> {
     crate::disk::make(&disk, 16 << 20)?;
     let report = Machine::new(context, name, lane)
         .disks(std::slice::from_ref(&disk))
-        .boot(&with_commands("info; ls /; cat /data/numbers.txt")?)?;
+        .boot(&with_commands("info; ls /; cat /numbers.txt")?)?;
     let _ = std::fs::remove_file(disk);
     Ok(live::judge(&report, &["thirteen"]))
 }
