@@ -42,7 +42,13 @@ pub struct Module {
     pub bytes: &'static [u8],
 }
 
+static ENTERED: spin::Once<u64> = spin::Once::new();
 static START_INFO: spin::Once<HvmStartInfo> = spin::Once::new();
+
+/// The time stamp counter when this kernel began: under `--icount`, instructions since the machine's reset.
+pub fn entered() -> u64 {
+    ENTERED.get().copied().unwrap_or(0)
+}
 
 /// What the loader said.
 pub fn start_info() -> &'static HvmStartInfo {
@@ -68,6 +74,7 @@ pub fn modules() -> impl Iterator<Item = Module> {
 /// First Rust code: on the boot stack, low half mapped one to one, upcalls masked.
 #[unsafe(no_mangle)]
 extern "C" fn boot_rust(start_info: u64, offset: u64) -> ! {
+    let entered = instr::rdtsc();
     paging::set_image_offset(offset);
     if !xen::init() {
         // Nowhere to say so but a PC's serial port, if there is one.
@@ -77,6 +84,7 @@ extern "C" fn boot_rust(start_info: u64, offset: u64) -> ! {
         }
         instr::halt_forever();
     }
+    ENTERED.call_once(|| entered);
     console::init();
     logger::init(None);
     // SAFETY: the loader passed this address; the structure lies below 4 GiB.

@@ -72,7 +72,32 @@ pub async fn run(mut args: Args) -> Outcome {
     Ok(())
 }
 
-async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64, cost: Option<Figures>) -> Outcome {
+/// Where the driver domain tells what it needs for the same reads of the same disk itself.
+fn direct_node(bs: u64, depth: usize) -> alloc::string::String {
+    alloc::format!("direct/read-seq-{bs}-{depth}")
+}
+
+/// Reads a disk without a split, for guests to compare with: nodes of the store and ticks per request.
+pub async fn direct(disk: &Disk) -> Vec<(alloc::string::String, u64)> {
+    let mut found = Vec::new();
+    for depth in [1, 32] {
+        match one(disk, LOADS[0], 4096, depth, 2048, None).await {
+            Ok(ticks) => found.push((direct_node(4096, depth), ticks)),
+            Err(_) => log::error!("{} cannot be read", disk.info().name),
+        }
+    }
+    found
+}
+
+/// Runs one load; the ticks per request.
+async fn one(
+    disk: &Disk,
+    load: Load,
+    bs: u64,
+    depth: usize,
+    n: u64,
+    cost: Option<Figures>,
+) -> Result<u64, Failure> {
     let info = disk.info();
     let places = info.sectors * SECTOR / bs;
     let mut random = Xoshiro256StarStar::seed_from_u64(1);
@@ -146,5 +171,15 @@ async fn one(disk: &Disk, load: Load, bs: u64, depth: usize, n: u64, cost: Optio
         }
         println!("blk    hypervisor ticks {} per request", host / n);
     }
-    Ok(())
+    let direct =
+        crate::xen::store::read(&direct_node(bs, depth)).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(direct) = direct.filter(|direct| *direct > 0 && load.op == Op::Read && !load.random) {
+        let ratio = ticks / n * 100 / direct;
+        println!(
+            "blk    the driver domain's own reads: {direct} ticks; split to direct {}.{:02}",
+            ratio / 100,
+            ratio % 100
+        );
+    }
+    Ok(ticks / n)
 }

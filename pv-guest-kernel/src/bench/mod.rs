@@ -3,7 +3,7 @@
 //! Under an emulator that counts instructions (`cargo xtask run --icount`) one tick is one instruction of everything that
 //! ran meanwhile: guest, hypervisor and, on one processor, the back end's domain.
 
-mod blk;
+pub mod blk;
 mod micro;
 
 use alloc::vec::Vec;

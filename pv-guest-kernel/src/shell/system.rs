@@ -70,6 +70,7 @@ async fn info(args: Args) -> Outcome {
     println!("command line {}", crate::cmdline::line());
     println!("vCPUs        {}", cpu::count());
     println!("memory       {}", human(frames::count().0 * PAGE));
+    println!("began at     {} ticks of the time stamp counter", crate::boot::entered());
     println!(
         "up           {}.{:03} s of system time",
         clock::now() / 1_000_000_000,

@@ -2,7 +2,8 @@
 //!
 //! Words on the command line: `until=guests` ends the machine when all guests have ended; `console=NAME` brings a
 //! guest's console to the foreground; `statistics=shared` shows guests the
-//! hypervisor's counters; `exec=` runs commands here and then ends the machine with their status.
+//! hypervisor's counters; `direct=DISK` reads a disk itself first and tells guests
+//! what that took; `exec=` runs commands here and then ends the machine with their status.
 
 mod commands;
 mod consoles;
@@ -22,7 +23,7 @@ use pv_abi::control::POWER_OFF;
 use pv_abi::manifest::Manifest;
 
 use crate::xen::{hv, stub};
-use crate::{boot, cmdline, println, shell, task};
+use crate::{bench, block, boot, cmdline, println, shell, task};
 use consoles::Consoles;
 use devices::Devices;
 use network::Network;
@@ -76,6 +77,9 @@ pub async fn run() -> i32 {
     task::spawn(devices.serve());
     task::spawn(network.serve());
     task::spawn(toolstack.clone().watch());
+    if let Some(disk) = cmdline::value("direct").and_then(block::find) {
+        toolstack.tell_guests(bench::blk::direct(&disk).await);
+    }
     toolstack.start_all();
     if let Some(info) = cmdline::value("console").and_then(|name| toolstack.find(name)) {
         consoles.bring(info.domid);
