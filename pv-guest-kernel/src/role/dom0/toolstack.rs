@@ -328,6 +328,8 @@ impl Toolstack {
             Err(error) => return log::error!("ends of guests will not be noticed: VIRQ_DOM_EXC: {error}"),
         };
         events::listen(port, "dom-exc");
+        // What ended before the port was bound did not make it fire.
+        self.look_after();
         loop {
             events::wait(port).await;
             // The store may hold the guest's last words still.
