@@ -10,6 +10,8 @@ use pv_guest_kernel::xen::{clock, events, hv, identity, sched, stub};
 pv_guest_kernel::conformance!(run);
 
 const MS: u64 = 1_000_000;
+/// The clocks of two processors may be so far apart, where an emulator runs them in turns.
+const APART: u64 = MS;
 
 async fn run(t: &mut Test) -> Outcome {
     for _ in 0..100 {
@@ -19,7 +21,7 @@ async fn run(t: &mut Test) -> Outcome {
     // Poll without ports is a sleep.
     let start = clock::now();
     t.equal("poll nothing", sched::poll(&[], start + 20 * MS), Ok(()));
-    t.check("until the time", clock::now() >= start + 20 * MS);
+    t.check("until the time", clock::now() + APART >= start + 20 * MS);
     t.equal("poll with a time in the past", sched::poll(&[], 1), Ok(()));
 
     // Poll a masked port.
@@ -27,7 +29,7 @@ async fn run(t: &mut Test) -> Outcome {
     events::mask(here);
     let start = clock::now();
     t.equal("poll a quiet port", sched::poll(&[here], start + 20 * MS), Ok(()));
-    t.check("until the time", clock::now() >= start + 20 * MS);
+    t.check("until the time", clock::now() + APART >= start + 20 * MS);
     events::notify(there);
     let start = clock::now();
     t.equal("poll a pending port", sched::poll(&[here], start + 60_000 * MS), Ok(()));
@@ -47,7 +49,7 @@ async fn run(t: &mut Test) -> Outcome {
     sched::set_timer(start + 10 * MS);
     let blocked = stub::sched_block(hv());
     t.equal("block", blocked, Ok(0));
-    t.check("until an event", clock::now() >= start + MS);
+    t.check("until an event", clock::now() + APART >= start + 3 * MS);
     if !identity().is_xenolith() {
         // Xen takes any number.
         return Ok(());
