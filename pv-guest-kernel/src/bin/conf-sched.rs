@@ -4,14 +4,26 @@
 
 use pv_abi::sched::{Poll, Shutdown, reason};
 use pv_abi::{Errno, GuestVirt, Port};
+use pv_guest_kernel::Options;
 use pv_guest_kernel::conf::{Outcome, Test, error, events as checks};
 use pv_guest_kernel::xen::{clock, events, hv, identity, sched, stub};
 
-pv_guest_kernel::conformance!(run);
+// One vCPU: kicks from another one would end polls and blocks before their time, as they should.
+pv_guest_kernel::conformance!(run, Options { all_vcpus: false, ..Options::DEFAULT });
 
 const MS: u64 = 1_000_000;
 /// The clocks of two processors may be so far apart, where an emulator runs them in turns.
 const APART: u64 = MS;
+
+/// A poll lasts until its time, unless an event comes: that of the console, when its other end has taken what was written.
+fn check_poll(t: &mut Test, name: &str, ports: &[Port]) {
+    let lasted = (0..10).any(|_| {
+        let start = clock::now();
+        t.equal(name, sched::poll(ports, start + 20 * MS), Ok(()));
+        clock::now() + APART >= start + 20 * MS
+    });
+    t.check("until the time", lasted);
+}
 
 async fn run(t: &mut Test) -> Outcome {
     for _ in 0..100 {
@@ -19,17 +31,13 @@ async fn run(t: &mut Test) -> Outcome {
     }
 
     // Poll without ports is a sleep.
-    let start = clock::now();
-    t.equal("poll nothing", sched::poll(&[], start + 20 * MS), Ok(()));
-    t.check("until the time", clock::now() + APART >= start + 20 * MS);
+    check_poll(t, "poll nothing", &[]);
     t.equal("poll with a time in the past", sched::poll(&[], 1), Ok(()));
 
     // Poll a masked port.
     let (here, there) = checks::pair().map_err(|e| error("a channel to ourselves", e))?;
     events::mask(here);
-    let start = clock::now();
-    t.equal("poll a quiet port", sched::poll(&[here], start + 20 * MS), Ok(()));
-    t.check("until the time", clock::now() + APART >= start + 20 * MS);
+    check_poll(t, "poll a quiet port", &[here]);
     events::notify(there);
     let start = clock::now();
     t.equal("poll a pending port", sched::poll(&[here], start + 60_000 * MS), Ok(()));
