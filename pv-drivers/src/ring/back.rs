@@ -1,12 +1,10 @@
 //! The half that answers requests.
 
-use core::sync::atomic::{Ordering, fence};
-
 use pv_abi::errno::Errno;
 use pv_abi::io::ring::{self, RingIndex, RingShape};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{RingFault, RingFull};
+use super::{RingFault, RingFull, fence};
 use crate::platform::SharedMemory;
 
 /// The back half of a ring over a mapping of the front end's pages.
@@ -127,7 +125,7 @@ impl<M: SharedMemory> BackRing<M> {
         self.pages.write_u32(ring::RSP_PROD, new.raw());
         self.published = new;
         // The front end must see the responses before we look whether it sleeps.
-        fence(Ordering::SeqCst);
+        fence();
         ring::is_notification_due(old, new, RingIndex::new(self.pages.read_u32(ring::RSP_EVENT)))
     }
 
@@ -139,7 +137,7 @@ impl<M: SharedMemory> BackRing<M> {
     pub fn arm(&mut self, after: u32) -> Result<bool, RingFault> {
         let after = after.max(1);
         self.pages.write_u32(ring::REQ_EVENT, self.req_cons.advance(after).raw());
-        fence(Ordering::SeqCst);
+        fence();
         Ok(self.pending()? >= after)
     }
 

@@ -1,13 +1,11 @@
 //! The half that sends requests.
 
-use core::sync::atomic::{Ordering, fence};
-
 use pv_abi::errno::Errno;
 use pv_abi::ids::{DomainId, GrantRef};
 use pv_abi::io::ring::{self, RingIndex, RingShape};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{RingFault, RingFull};
+use super::{RingFault, RingFull, fence};
 use crate::platform::{Access, Platform, SharedMemory};
 use crate::share::Shared;
 
@@ -92,7 +90,7 @@ impl<P: Platform> FrontRing<P> {
         memory.write_u32(ring::REQ_PROD, new.raw());
         self.published = new;
         // The back end must see the requests before we look whether it sleeps.
-        fence(Ordering::SeqCst);
+        fence();
         ring::is_notification_due(old, new, RingIndex::new(memory.read_u32(ring::REQ_EVENT)))
     }
 
@@ -135,7 +133,7 @@ impl<P: Platform> FrontRing<P> {
         let after = after.min(owed).max(1);
         let memory = self.pages.memory();
         memory.write_u32(ring::RSP_EVENT, self.rsp_cons.advance(after).raw());
-        fence(Ordering::SeqCst);
+        fence();
         Ok(self.pending()? >= after)
     }
 }

@@ -55,6 +55,14 @@ impl fmt::Display for RingFault {
 
 impl core::error::Error for RingFault {}
 
+/// Orders everything before it against everything after it, as the other processor sees both.
+fn fence() {
+    #[cfg(not(loom))]
+    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    #[cfg(loom)]
+    loom::sync::atomic::fence(loom::sync::atomic::Ordering::SeqCst);
+}
+
 /// The ring has no free slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RingFull;

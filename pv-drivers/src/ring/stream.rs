@@ -1,11 +1,10 @@
 //! Byte streams in a shared page: one direction of a console or XenStore ring.
 
-use core::sync::atomic::{Ordering, fence};
-
 use pv_abi::io::ring::RingIndex;
 use pv_abi::io::{console, xs_wire};
 
 use super::RingFault;
+use super::fence;
 use crate::platform::SharedMemory;
 
 /// Where one direction of a byte ring lies in its page.
@@ -90,7 +89,7 @@ impl StreamWriter {
         let advanced = self.prod.advance(count as u32);
         self.prod = advanced;
         page.write_u32(self.layout.prod, advanced.raw());
-        fence(Ordering::SeqCst);
+        fence();
         Ok(count)
     }
 }
@@ -132,13 +131,13 @@ impl StreamReader {
         page.copy_out(self.layout.data + start, head);
         page.copy_out(self.layout.data, tail);
         // The bytes must be out before the writer may use their place again.
-        fence(Ordering::SeqCst);
+        fence();
         // `count` is at most the size of the stream.
         #[allow(clippy::cast_possible_truncation)]
         let advanced = self.cons.advance(count as u32);
         self.cons = advanced;
         page.write_u32(self.layout.cons, advanced.raw());
-        fence(Ordering::SeqCst);
+        fence();
         Ok(count)
     }
 }

@@ -13,6 +13,8 @@
 
 mod buffer;
 mod link;
+mod states;
+mod transfer;
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -20,16 +22,15 @@ use alloc::vec::Vec;
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::Port;
-use pv_abi::io::blkif::{self, DiscardRequest, IndirectRequest, Request, Response, Segment};
-use zerocopy::{Immutable, IntoBytes};
+use pv_abi::io::blkif;
 
 use super::device::{BlockError, Geometry, SECTOR_SIZE};
 use crate::platform::{PAGE_SIZE, Platform};
-use crate::xenbus::{Frontend, XenbusState};
-use crate::xs::Store;
+use crate::xenbus::Frontend;
 pub use buffer::Buffer;
 use buffer::{Page, PoolHandle};
-use link::{Link, read_geometry};
+use link::Link;
+use transfer::insert;
 
 /// What a front end asks for.
 #[derive(Clone, Copy, Debug)]
@@ -155,21 +156,6 @@ pub struct BlkFront<P: Platform> {
     completions: VecDeque<Completion<P>>,
     counters: FrontCounters,
     failure: Option<String>,
-}
-
-fn insert<T>(slots: &mut Vec<Option<T>>, value: T) -> usize {
-    match slots.iter().position(Option::is_none) {
-        Some(at) => {
-            if let Some(slot) = slots.get_mut(at) {
-                *slot = Some(value);
-            }
-            at
-        }
-        None => {
-            slots.push(Some(value));
-            slots.len() - 1
-        }
-    }
 }
 
 impl<P: Platform> BlkFront<P> {
@@ -360,98 +346,6 @@ impl<P: Platform> BlkFront<P> {
         Ok(id)
     }
 
-    /// Cuts a job into requests of the ring.
-    fn enqueue(&mut self, at: usize) {
-        let Some(Some(job)) = self.jobs.get_mut(at) else { return };
-        let Some(link) = &self.link else { return };
-        if job.command == Command::Flush && !link.features.has_flush && !link.features.has_barrier {
-            // Without a cache to flush, writes are durable when they are done.
-            self.finish(at);
-            return;
-        }
-        let pages = job.buffer.as_ref().map_or(0, |buffer| buffer.pages.len());
-        let step = link.features.max_segments.max(1);
-        let parts = pages.div_ceil(step).max(1);
-        job.parts_left = parts;
-        for number in 0..parts {
-            let first_page = number * step;
-            let part = Part {
-                job: at,
-                first_page,
-                pages: step.min(pages - first_page),
-                generation: self.generation,
-                in_ring: false,
-                descriptors: Vec::new(),
-            };
-            self.generation = self.generation.wrapping_add(1);
-            let slot = insert(&mut self.parts, part);
-            self.queue.push_back(slot);
-        }
-    }
-
-    /// Puts waiting parts into the ring, as long as there is room.
-    fn fill(&mut self) {
-        while let Some(&at) = self.queue.front() {
-            if !self.put(at) {
-                break;
-            }
-            self.queue.pop_front();
-        }
-    }
-
-    /// Puts one part into the ring. `false`: no room.
-    fn put(&mut self, at: usize) -> bool {
-        let Some(link) = self.link.as_mut().filter(|link| link.ring.free() > 0) else { return false };
-        let Some(Some(part)) = self.parts.get_mut(at) else { return true };
-        let Some(Some(job)) = self.jobs.get(part.job) else { return true };
-        let id = (at as u64) | u64::from(part.generation) << 32;
-        let sector = job.sector + (part.first_page * (PAGE_SIZE / SECTOR_SIZE)) as u64;
-        let segments = segments(job, part);
-        let operation = match job.command {
-            Command::Read => blkif::OP_READ,
-            Command::Write => blkif::OP_WRITE,
-            Command::Barrier => blkif::OP_WRITE_BARRIER,
-            Command::Flush if link.features.has_flush => blkif::OP_FLUSH_DISKCACHE,
-            Command::Flush => blkif::OP_WRITE_BARRIER,
-            Command::Discard { count, is_secure } => {
-                let request = DiscardRequest {
-                    operation: blkif::OP_DISCARD,
-                    flag: if is_secure { blkif::DISCARD_SECURE } else { 0 },
-                    id,
-                    sector_number: sector,
-                    nr_sectors: count,
-                    ..DiscardRequest::default()
-                };
-                return push(&mut link.ring, &request, part, &mut self.counters);
-            }
-        };
-        if segments.len() <= blkif::MAX_SEGMENTS_PER_REQUEST {
-            let mut request = Request { operation, id, sector_number: sector, ..Request::default() };
-            request.nr_segments = u8::try_from(segments.len()).unwrap_or(0);
-            for (to, from) in request.seg.iter_mut().zip(segments) {
-                *to = from;
-            }
-            return push(&mut link.ring, &request, part, &mut self.counters);
-        }
-        let needed = segments.len().div_ceil(blkif::SEGMENTS_PER_INDIRECT_PAGE);
-        let Ok(descriptors) = self.pool.take_own(needed) else { return false };
-        let mut request = IndirectRequest {
-            operation: blkif::OP_INDIRECT,
-            indirect_op: operation,
-            nr_segments: u16::try_from(segments.len()).unwrap_or(0),
-            id,
-            sector_number: sector,
-            ..IndirectRequest::default()
-        };
-        let chunks = segments.chunks(blkif::SEGMENTS_PER_INDIRECT_PAGE);
-        for ((page, chunk), gref) in descriptors.iter().zip(chunks).zip(&mut request.indirect_grefs) {
-            page.copy_in(0, chunk.as_bytes());
-            *gref = page.grant().raw();
-        }
-        part.descriptors = descriptors;
-        push(&mut link.ring, &request, part, &mut self.counters)
-    }
-
     /// Shows submitted requests to the back end.
     pub fn kick(&mut self) {
         self.fill();
@@ -475,279 +369,8 @@ impl<P: Platform> BlkFront<P> {
         !self.completions.is_empty()
     }
 
-    fn take_responses(&mut self) -> Result<(), String> {
-        let mut found = false;
-        loop {
-            while let Some(response) = self.next_response()? {
-                found = true;
-                self.on_response(&response)?;
-            }
-            // What waits for room goes first, so that the event below is asked for with it in mind.
-            self.kick();
-            let Some(link) = &mut self.link else { break };
-            // An event for every fourth of what is outstanding: all of it will be answered, so it will come.
-            let after = link.ring.outstanding() / 4;
-            if !link.ring.arm(after).map_err(|fault| alloc::format!("{fault}"))? {
-                break;
-            }
-        }
-        self.counters.busy_polls += u64::from(found);
-        Ok(())
-    }
-
-    fn next_response(&mut self) -> Result<Option<Response>, String> {
-        let Some(link) = &mut self.link else { return Ok(None) };
-        let next = link.ring.pop().map_err(|fault| alloc::format!("{fault}"))?;
-        Ok(next.map(|(_, response)| response))
-    }
-
-    fn on_response(&mut self, response: &Response) -> Result<(), String> {
-        let slot = usize::try_from(response.id & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-        let entry = self.parts.get_mut(slot);
-        let is_ours = |part: &Part<P>| part.in_ring && u64::from(part.generation) == response.id >> 32;
-        let Some(part) = entry.filter(|part| part.as_ref().is_some_and(is_ours)).and_then(Option::take)
-        else {
-            return Err(alloc::format!("a response to no request, {:#x}", response.id));
-        };
-        self.pool.give(part.descriptors.into_iter());
-        let error = match response.status {
-            blkif::RSP_OKAY => None,
-            blkif::RSP_EOPNOTSUPP => Some(BlockError::NotSupported),
-            _ => Some(BlockError::Io),
-        };
-        if let Some(Some(job)) = self.jobs.get_mut(part.job) {
-            job.error = job.error.or(error);
-            job.parts_left = job.parts_left.saturating_sub(1);
-            if job.parts_left == 0 {
-                self.finish(part.job);
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, at: usize) {
-        if let Some(job) = self.jobs.get_mut(at).and_then(Option::take) {
-            let result = job.error.map_or(Ok(()), Err);
-            self.completions.push_back(Completion { id: job.id, result, buffer: job.buffer });
-        }
-    }
-
     /// Takes a request that is done.
     pub fn next_completion(&mut self) -> Option<Completion<P>> {
         self.completions.pop_front()
     }
-
-    fn give_up(&mut self, reason: String) {
-        log::error!("{}: the back end broke the protocol: {reason}", self.ends.dir());
-        self.failure = Some(reason);
-        self.state = FrontState::Failed;
-        self.fail_all();
-    }
-
-    fn fail_all(&mut self) {
-        self.queue.clear();
-        self.parts.clear();
-        for at in 0..self.jobs.len() {
-            if let Some(Some(job)) = self.jobs.get_mut(at) {
-                job.error = Some(BlockError::Disconnected);
-                self.finish(at);
-            }
-        }
-    }
-
-    /// Whether [`Self::on_store`] has something to write.
-    #[must_use]
-    pub fn wants_store(&self) -> bool {
-        (self.state == FrontState::Failed && self.link.is_some())
-            || (self.state == FrontState::Closing && self.outstanding() == 0)
-    }
-
-    fn say(&self, store: &mut dyn Store, state: XenbusState) {
-        // A directory that has gone needs no state.
-        if let Err(error) = self.ends.set_state(store, state) {
-            log::debug!("{}: state {state:?} not written: {error}", self.ends.dir());
-        }
-    }
-
-    /// Follows the states in XenStore.
-    pub fn on_store(&mut self, store: &mut dyn Store) {
-        let back = self.ends.peer_state(store);
-        match self.state {
-            FrontState::Connecting => self.on_store_connecting(store, back),
-            FrontState::Connected => match back {
-                XenbusState::Closing => {
-                    self.poll();
-                    self.state = FrontState::Closing;
-                    self.close_if_idle(store, back);
-                }
-                XenbusState::Closed | XenbusState::Unknown | XenbusState::Initialising => self.lose(store),
-                XenbusState::InitWait => self.lose(store),
-                _ => {}
-            },
-            FrontState::Closing => {
-                self.poll();
-                if matches!(back, XenbusState::Closed | XenbusState::Unknown) {
-                    self.fail_all();
-                }
-                self.close_if_idle(store, back);
-            }
-            FrontState::Failed => {
-                if self.link.take().is_some() {
-                    let reason = self.failure.clone().unwrap_or_default();
-                    self.ends.report(store, &reason);
-                    self.say(store, XenbusState::Closing);
-                }
-                if matches!(back, XenbusState::Closed | XenbusState::Unknown) {
-                    self.say(store, XenbusState::Closed);
-                }
-            }
-            FrontState::Closed => {}
-        }
-    }
-
-    fn on_store_connecting(&mut self, store: &mut dyn Store, back: XenbusState) {
-        match back {
-            XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected => {}
-            // A closed one may start over when it sees that we have.
-            XenbusState::Closing if !self.options.reconnect => {
-                self.state = FrontState::Closed;
-                self.say(store, XenbusState::Closed);
-                return;
-            }
-            _ => return,
-        }
-        if self.link.is_none() {
-            Link::<P>::unpublish(store, &self.ends);
-            match Link::publish(&self.platform, store, &self.ends, &self.options) {
-                Ok(link) => {
-                    self.link = Some(link);
-                    self.say(store, XenbusState::Initialised);
-                }
-                Err(reason) => {
-                    self.ends.report(store, &reason);
-                    self.failure = Some(reason);
-                    self.state = FrontState::Failed;
-                    self.say(store, XenbusState::Closing);
-                    return;
-                }
-            }
-        }
-        if back == XenbusState::Connected {
-            self.connected(store);
-        }
-    }
-
-    fn connected(&mut self, store: &mut dyn Store) {
-        let Some(link) = &self.link else { return };
-        match read_geometry(store, &self.ends, &link.features) {
-            Ok(geometry) => {
-                self.geometry = Some(geometry);
-                self.state = FrontState::Connected;
-                self.say(store, XenbusState::Connected);
-                self.requeue();
-                self.kick();
-            }
-            Err(reason) => self.give_up(reason),
-        }
-    }
-
-    /// Sends what an earlier back end did not answer, in the order in which it was submitted.
-    fn requeue(&mut self) {
-        let mut order: Vec<(RequestId, usize)> = Vec::new();
-        for (at, job) in self.jobs.iter().enumerate() {
-            order.extend(job.as_ref().map(|job| (job.id, at)));
-        }
-        order.sort_unstable();
-        for (_, at) in order {
-            self.enqueue(at);
-        }
-    }
-
-    /// The back end has gone without a word.
-    fn lose(&mut self, store: &mut dyn Store) {
-        self.poll();
-        if self.state != FrontState::Connected {
-            return;
-        }
-        // The ring dies with the back end; its pages are kept away until nobody maps them.
-        self.link = None;
-        self.queue.clear();
-        for part in self.parts.drain(..).flatten() {
-            self.pool.give(part.descriptors.into_iter());
-        }
-        if self.options.reconnect && self.pool.peer() == self.ends.peer() {
-            log::warn!("{}: the back end has gone; waiting for another", self.ends.dir());
-            for job in self.jobs.iter_mut().flatten() {
-                job.parts_left = 0;
-                job.error = None;
-            }
-            self.state = FrontState::Connecting;
-            self.say(store, XenbusState::Closed);
-            self.say(store, XenbusState::Initialising);
-            self.on_store(store);
-        } else {
-            self.fail_all();
-            self.state = FrontState::Closed;
-            self.say(store, XenbusState::Closed);
-        }
-    }
-
-    /// Starts to close: no new requests; those submitted are still answered. Call [`Self::on_store`] until the state
-    /// is [`FrontState::Closed`].
-    pub fn close(&mut self, store: &mut dyn Store) {
-        match self.state {
-            FrontState::Connected => {
-                self.kick();
-                self.state = FrontState::Closing;
-                self.close_if_idle(store, XenbusState::Connected);
-            }
-            FrontState::Connecting => {
-                self.link = None;
-                self.fail_all();
-                self.state = FrontState::Closed;
-                self.say(store, XenbusState::Closed);
-            }
-            FrontState::Closing | FrontState::Closed | FrontState::Failed => {}
-        }
-    }
-
-    /// Says `Closing` when all is answered, and `Closed` when the back end has let go of the ring, or wants us to be
-    /// first.
-    fn close_if_idle(&mut self, store: &mut dyn Store, back: XenbusState) {
-        if self.outstanding() > 0 {
-            return;
-        }
-        if matches!(back, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown) {
-            self.link = None;
-            self.state = FrontState::Closed;
-            self.say(store, XenbusState::Closed);
-        } else {
-            self.say(store, XenbusState::Closing);
-        }
-    }
-}
-
-/// The segments of a part, as the ring wants them.
-fn segments<P: Platform>(job: &Job<P>, part: &Part<P>) -> Vec<Segment> {
-    let Some(buffer) = &job.buffer else { return Vec::new() };
-    let pages = buffer.pages.iter().enumerate().skip(part.first_page).take(part.pages);
-    pages
-        .map(|(number, page)| {
-            let bytes = PAGE_SIZE.min(buffer.len().saturating_sub(number * PAGE_SIZE));
-            let last = u8::try_from((bytes / SECTOR_SIZE).saturating_sub(1)).unwrap_or(0);
-            Segment { gref: page.grant().raw(), first_sect: 0, last_sect: last, pad: 0 }
-        })
-        .collect()
-}
-
-fn push<P: Platform, T: IntoBytes + Immutable>(
-    ring: &mut crate::ring::FrontRing<P>,
-    request: &T,
-    part: &mut Part<P>,
-    counters: &mut FrontCounters,
-) -> bool {
-    let is_pushed = ring.push(request).is_ok();
-    part.in_ring |= is_pushed;
-    counters.ring_requests += u64::from(is_pushed);
-    is_pushed
 }

@@ -1,0 +1,224 @@
+//! Deciding where packets go, and planning their copies.
+
+use alloc::vec::Vec;
+
+use super::super::Mac;
+use super::super::packet::segment;
+use super::super::uplink::Uplink;
+use super::guest::{deliver, queue_of, room};
+use super::place::place;
+use super::plan::copy_range;
+use super::{
+    Bridge, PLAN_COPIES, PLAN_PACKETS, Plan, Planned, PortId, Source, UPLINK, UPLINK_STALL, UplinkSend,
+    Verdict, sooner,
+};
+use crate::platform::{Nanos, PAGE_SIZE, Platform, SharedMemory};
+
+impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
+    /// Sends packets on their way, one from each sender in turn.
+    pub(super) fn forward(&mut self, wake: &mut Option<Nanos>) -> usize {
+        let mut senders: Vec<(PortId, usize)> = alloc::vec![(UPLINK, 0)];
+        for (port, vif) in self.vifs.iter().filter(|(_, vif)| vif.is_connected()) {
+            senders.extend((0..vif.queues.len()).map(|queue| (*port, queue)));
+        }
+        let start = self.turn % senders.len();
+        senders.rotate_left(start);
+        self.turn = self.turn.wrapping_add(1);
+        let mut plan = Plan { copies: Vec::new(), packets: Vec::new() };
+        let mut finished = 0;
+        while !senders.is_empty() {
+            senders.retain(|&(port, queue)| {
+                let Some(source) = self.pop(port, queue) else { return false };
+                match self.plan(source, &mut plan, wake) {
+                    Ok(count) => {
+                        finished += count;
+                        if plan.packets.len() >= PLAN_PACKETS || plan.copies.len() >= PLAN_COPIES {
+                            self.execute(&mut plan);
+                        }
+                        true
+                    }
+                    Err(source) => {
+                        self.put_back(source);
+                        false
+                    }
+                }
+            });
+        }
+        self.execute(&mut plan);
+        finished
+    }
+
+    pub(super) fn pop(&mut self, port: PortId, queue: usize) -> Option<Source<P::Memory>> {
+        if port == UPLINK {
+            return self.received.pop_front().map(|(buffer, packet)| Source::Uplink(buffer, packet));
+        }
+        let held = self.vifs.get_mut(&port)?.queues.get_mut(queue)?.backlog.pop_front()?;
+        Some(Source::Vif(port, queue, held))
+    }
+
+    pub(super) fn put_back(&mut self, source: Source<P::Memory>) {
+        match source {
+            Source::Uplink(buffer, packet) => self.received.push_front((buffer, packet)),
+            Source::Vif(port, queue, held) => {
+                if let Some(queue) = self.vifs.get_mut(&port).and_then(|vif| vif.queues.get_mut(queue)) {
+                    queue.backlog.push_front(held);
+                }
+            }
+        }
+    }
+
+    /// Decides where a packet goes and plans its copies. The packet comes back if it has to wait.
+    pub(super) fn plan(
+        &mut self,
+        source: Source<P::Memory>,
+        plan: &mut Plan<P::Memory>,
+        wake: &mut Option<Nanos>,
+    ) -> Result<usize, Source<P::Memory>> {
+        let now = self.platform.now();
+        let from = source.port();
+        let to = Mac::at(&source.packet().header, 0).unwrap_or_default();
+        let known = if to.is_group() { None } else { self.table.find(to, now) };
+        let targets: Vec<PortId> = match known {
+            Some(port) if port == from => Vec::new(),
+            Some(port) => alloc::vec![port],
+            // Guests whose only address is known are no place for other addresses.
+            None => {
+                let vifs = self.vifs.iter().filter(|(_, vif)| to.is_group() || vif.may_learn());
+                let all = vifs.map(|(port, _)| *port).chain(core::iter::once(UPLINK));
+                all.filter(|port| *port != from).collect()
+            }
+        };
+        // Those that need the slow way are served first: it does what was planned before at once.
+        let (slow, fast): (Vec<PortId>, Vec<PortId>) =
+            targets.iter().partition(|port| self.needs_slow_way(**port, source.packet()));
+        let mut planned = Planned { source, deliveries: Vec::new(), sends: Vec::new() };
+        let mut went = 0;
+        for (port, is_slow) in slow.iter().map(|p| (p, true)).chain(fast.iter().map(|p| (p, false))) {
+            let verdict = match port {
+                &UPLINK => self.plan_uplink(&mut planned, plan, now, wake),
+                port if is_slow => self.deliver_slowly(*port, &planned, plan, now, wake),
+                port => self.plan_vif(*port, &mut planned, plan, now, wake),
+            };
+            match verdict {
+                Verdict::Planned => went += 1,
+                Verdict::Dropped => {}
+                Verdict::Blocked if known.is_some() => return Err(planned.source),
+                // Copies for everybody wait for nobody.
+                Verdict::Blocked => self.count_dropped(*port),
+            }
+        }
+        match (went, known) {
+            (0, _) => self.counters.dropped += 1,
+            (_, Some(_)) => self.counters.forwarded += 1,
+            (_, None) => self.counters.flooded += 1,
+        }
+        plan.packets.push(planned);
+        Ok(1)
+    }
+
+    pub(super) fn count_dropped(&mut self, port: PortId) {
+        if let Some(vif) = self.vifs.get_mut(&port) {
+            vif.counters.rx_dropped += 1;
+        }
+    }
+
+    pub(super) fn plan_vif(
+        &mut self,
+        port: PortId,
+        planned: &mut Planned<P::Memory>,
+        plan: &mut Plan<P::Memory>,
+        now: Nanos,
+        wake: &mut Option<Nanos>,
+    ) -> Verdict {
+        let Some(vif) = self.vifs.get_mut(&port).filter(|vif| vif.is_connected() && !vif.queues.is_empty())
+        else {
+            return Verdict::Dropped;
+        };
+        let packet = planned.source.packet();
+        let features = vif.features;
+        let extra = u32::from(packet.offload.gso.is_some());
+        let pages = packet.len.div_ceil(PAGE_SIZE);
+        if pages > 1 && !features.has_sg {
+            vif.counters.rx_dropped += 1;
+            return Verdict::Dropped;
+        }
+        let slots = u32::try_from(pages).unwrap_or(u32::MAX).saturating_add(extra);
+        let number = queue_of(vif.queues.len(), &packet.header);
+        let verdict = room(vif, number, slots, now, wake);
+        if verdict != Verdict::Planned {
+            return verdict;
+        }
+        match deliver(vif, port, number, packet, &mut plan.copies) {
+            Some(delivery) => {
+                planned.deliveries.push(delivery);
+                Verdict::Planned
+            }
+            None => Verdict::Dropped,
+        }
+    }
+
+    pub(super) fn plan_uplink(
+        &mut self,
+        planned: &mut Planned<P::Memory>,
+        plan: &mut Plan<P::Memory>,
+        now: Nanos,
+        wake: &mut Option<Nanos>,
+    ) -> Verdict {
+        if !self.uplink.is_up() {
+            return Verdict::Dropped;
+        }
+        let packet = planned.source.packet();
+        // Cut large packets, each segment with headers of its own.
+        let parts: Vec<(Vec<u8>, usize, usize)> = match packet.offload.gso {
+            None => {
+                alloc::vec![(packet.header.clone(), packet.header.len(), packet.len - packet.header.len())]
+            }
+            Some(gso) => match segment(&packet.header, packet.len, gso) {
+                Some(plans) => plans.into_iter().map(|plan| (plan.header, plan.start, plan.len)).collect(),
+                None => return Verdict::Dropped,
+            },
+        };
+        let mut buffers = Vec::with_capacity(parts.len());
+        for _ in &parts {
+            match self.uplink.acquire() {
+                Some(buffer) => buffers.push(buffer),
+                None => {
+                    for buffer in buffers {
+                        self.uplink.cancel(buffer);
+                    }
+                    let since = *self.uplink_blocked.get_or_insert(now);
+                    sooner(wake, Nanos::new(since.raw().saturating_add(UPLINK_STALL)));
+                    let is_stalled = now.since(since) >= UPLINK_STALL;
+                    return if is_stalled { Verdict::Dropped } else { Verdict::Blocked };
+                }
+            }
+        }
+        self.uplink_blocked = None;
+        let is_blank = packet.offload.csum_blank || packet.offload.gso.is_some();
+        let mut sends = Vec::with_capacity(parts.len());
+        let start = plan.copies.len();
+        let mut is_fitting = true;
+        for ((header, from, len), buffer) in parts.into_iter().zip(buffers) {
+            let before = plan.copies.len();
+            let whole = header.len() + len;
+            is_fitting &= whole <= buffer.capacity;
+            if is_fitting {
+                buffer.memory.copy_in(buffer.offset, &header);
+                let base = buffer.offset + header.len();
+                let to = |done| place(&*buffer.memory, base + done);
+                is_fitting &= copy_range(packet, from, len, to, &mut plan.copies).is_some();
+            }
+            let copies = plan.copies.len() - before;
+            sends.push(UplinkSend { buffer, len: whole, checksum: is_blank.then_some(header), copies });
+        }
+        if !is_fitting {
+            plan.copies.truncate(start);
+            for send in sends {
+                self.uplink.cancel(send.buffer);
+            }
+            return Verdict::Dropped;
+        }
+        planned.sends = sends;
+        Verdict::Planned
+    }
+}
