@@ -108,7 +108,6 @@ fn disconnect<P: Platform>(system: &System<P>, domain: &Domain<P>) {
     let (_pirqs, pages) = domain.events.retire(system.memory(), system);
     pages.into_iter().for_each(|page| account.put(system.ram(), page));
     domain.grants.close();
-    domain.pins.clear(system.ram(), &account);
     for vcpu in &domain.vcpus {
         let areas = core::mem::take(&mut *vcpu.areas.lock());
         let pages = [areas.runstate, areas.clock].into_iter().flatten().flat_map(GuestArea::into_pages);

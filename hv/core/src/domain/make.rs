@@ -1,6 +1,6 @@
 //! Making a domain: its parts, without memory.
 
-use super::{Domain, DomainName, GuestConsole, HvmParams, Life, Pins, Roles};
+use super::{Domain, DomainName, GuestConsole, HvmParams, Life, Roles};
 use crate::event::{EventTable, MAX_PORTS};
 use crate::exit::{CpuidPolicy, Topology};
 use crate::grant::{GrantLimits, GrantTable};
@@ -85,7 +85,6 @@ impl<P: Platform> Domain<P> {
             ),
             group: Arc::new(Group::new(limits.weight, limits.cap)),
             layout: Once::new(),
-            pins: Pins::default(),
             pci: DomainPci::new(functions),
             console: Mutex::new(GuestConsole::default()),
             destruction: Mutex::default(),

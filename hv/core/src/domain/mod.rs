@@ -7,7 +7,6 @@ mod life;
 mod make;
 mod name;
 mod params;
-mod pins;
 mod table;
 
 pub use console::GuestConsole;
@@ -16,7 +15,6 @@ pub use life::{Change, Life, Phase, ShutdownReason};
 pub use make::Limits;
 pub use name::DomainName;
 pub use params::HvmParams;
-pub use pins::Pins;
 pub use pv_abi::control::Roles;
 pub use table::{DomainTable, SLOTS};
 
@@ -72,8 +70,6 @@ pub struct Domain<P: Platform> {
     pub group: Arc<Group>,
     /// Where it has its memory.
     pub layout: Once<Layout>,
-    /// Its pages that the hypervisor uses until its end.
-    pub pins: Pins,
     /// What it has of PCI.
     pub pci: DomainPci,
     /// What it writes to the machine's console.
