@@ -3,7 +3,7 @@
 //! Every counter has one writer at a time, the CPU that runs the virtual CPU, so counting is a load and a store
 //! without any bus lock. Readers see each counter as it was a moment ago.
 
-use crate::hw::Exit;
+use crate::hw::{Exit, TscTicks};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pv_abi::Call;
 use pv_abi::control::{EXIT_SLOTS, ExitCause, Statistics};
@@ -17,6 +17,11 @@ impl Counter {
     #[inline]
     pub fn add(&self, amount: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+
+    /// Replaces the number.
+    fn set(&self, number: u64) {
+        self.0.store(number, Relaxed);
     }
 
     /// The sum.
@@ -67,7 +72,11 @@ pub struct VcpuStats {
     pub flushes: Counter,
     pub injections: Counter,
     pub guest_ticks: Counter,
-    pub host_ticks: Counter,
+    /// Ticks in the hypervisor up to the last time it left a CPU.
+    host_ticks: Counter,
+    /// When it came to the CPU where it is, and its guest ticks then; 0 while it is on none.
+    since: Counter,
+    guest_before: Counter,
 }
 
 impl Default for VcpuStats {
@@ -87,6 +96,8 @@ impl Default for VcpuStats {
             injections: Counter::default(),
             guest_ticks: Counter::default(),
             host_ticks: Counter::default(),
+            since: Counter::default(),
+            guest_before: Counter::default(),
         }
     }
 }
@@ -128,8 +139,34 @@ impl VcpuStats {
         self.hypercalls.get(call as usize).map_or(0, Counter::get)
     }
 
+    /// It comes to a CPU.
+    pub fn arrive(&self, now: TscTicks) {
+        self.guest_before.set(self.guest_ticks.get());
+        self.since.set(now.raw().max(1));
+    }
+
+    /// It leaves its CPU.
+    pub fn leave(&self, now: TscTicks) {
+        let host = self.host_ticks(now);
+        self.since.set(0);
+        self.host_ticks.set(host);
+    }
+
+    /// Ticks in the hypervisor so far, those of the present stay on a CPU included.
+    fn host_ticks(&self, now: TscTicks) -> u64 {
+        let stay = match self.since.get() {
+            0 => 0,
+            since => {
+                let in_guest = self.guest_ticks.get().wrapping_sub(self.guest_before.get());
+                now.raw().saturating_sub(since).saturating_sub(in_guest)
+            }
+        };
+        self.host_ticks.get().wrapping_add(stay)
+    }
+
     /// Adds these counters to those of a domain.
-    pub fn add_to(&self, sum: &mut Statistics) {
+    pub fn add_to(&self, sum: &mut Statistics, now: TscTicks) {
+        sum.host_ticks = sum.host_ticks.wrapping_add(self.host_ticks(now));
         for (to, from) in sum.exits.iter_mut().zip(&self.exits) {
             *to = to.wrapping_add(from.get());
         }
@@ -148,7 +185,6 @@ impl VcpuStats {
             (&mut sum.flushes, &self.flushes),
             (&mut sum.injections, &self.injections),
             (&mut sum.guest_ticks, &self.guest_ticks),
-            (&mut sum.host_ticks, &self.host_ticks),
         ] {
             *to = to.wrapping_add(from.get());
         }
@@ -171,8 +207,8 @@ mod tests {
         b.call(call);
         b.copied_bytes.add(4096);
         let mut sum = Statistics::default();
-        a.add_to(&mut sum);
-        b.add_to(&mut sum);
+        a.add_to(&mut sum, TscTicks::new(0));
+        b.add_to(&mut sum, TscTicks::new(0));
         assert_eq!(sum.exits[ExitCause::Cpuid as usize], 2);
         assert_eq!(sum.exits[ExitCause::MsrWrite as usize], 1);
         assert_eq!(sum.exits[ExitCause::Refused as usize], 1);
@@ -180,6 +216,24 @@ mod tests {
         assert_eq!(sum.hypercalls[3], 2);
         assert_eq!(sum.copied_bytes, 4096);
         assert_eq!((a.calls(call), b.exits(ExitCause::Cpuid)), (1, 1));
+    }
+
+    #[test]
+    fn ticks_of_the_hypervisor_are_known_while_it_runs() {
+        let stats = VcpuStats::default();
+        let host = |now| {
+            let mut sum = Statistics::default();
+            stats.add_to(&mut sum, TscTicks::new(now));
+            sum.host_ticks
+        };
+        stats.guest_ticks.add(5);
+        stats.arrive(TscTicks::new(1000));
+        stats.guest_ticks.add(60);
+        assert_eq!(host(1100), 40);
+        stats.leave(TscTicks::new(1110));
+        assert_eq!((host(1110), host(5000)), (50, 50));
+        stats.arrive(TscTicks::new(6000));
+        assert_eq!(host(6001), 51);
     }
 
     #[test]

@@ -2,43 +2,75 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use rand_xoshiro::Xoshiro256StarStar;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
+use super::Samples;
+use super::report::Figure;
 use crate::arch::{cpu, instr};
 use crate::block::{self, Buffer, Completion, Disk, Op, Request, SECTOR};
-use crate::figures::{self, Figures};
-use crate::println;
-use crate::shell::command::{Args, Failure, Outcome};
+use crate::figures::Meter;
+use crate::shell::command::{Args, Failure, Outcome, size};
+use crate::task;
 use crate::xen::clock;
-use core::sync::atomic::Ordering;
 
+/// Kinds of request, in turn.
 #[derive(Clone, Copy)]
 struct Load {
     name: &'static str,
-    op: Op,
+    /// Tells the operation of request number `i` by its random number.
+    op: fn(i: u64, random: u64) -> Op,
     random: bool,
+    writes: bool,
 }
 
-const LOADS: [Load; 4] = [
-    Load { name: "read-seq", op: Op::Read, random: false },
-    Load { name: "read-rand", op: Op::Read, random: true },
-    Load { name: "write-seq", op: Op::Write, random: false },
-    Load { name: "write-rand", op: Op::Write, random: true },
+const LOADS: [Load; 6] = [
+    Load { name: "read-seq", op: |_, _| Op::Read, random: false, writes: false },
+    Load { name: "read-rand", op: |_, _| Op::Read, random: true, writes: false },
+    Load { name: "write-seq", op: |_, _| Op::Write, random: false, writes: true },
+    Load { name: "write-rand", op: |_, _| Op::Write, random: true, writes: true },
+    // Seven of ten are reads.
+    Load {
+        name: "mixed-rand",
+        op: |_, r| if r % 10 < 7 { Op::Read } else { Op::Write },
+        random: true,
+        writes: true,
+    },
+    // Every write is followed by a flush.
+    Load {
+        name: "write-flush",
+        op: |i, _| if i % 2 == 0 { Op::Write } else { Op::Flush },
+        random: false,
+        writes: true,
+    },
 ];
 
-fn events() -> (u64, u64) {
-    let sum = |f: fn(&cpu::PerCpu) -> u64| cpu::all().map(f).sum();
-    (sum(|c| c.upcalls.load(Ordering::Relaxed)), sum(|c| c.events.load(Ordering::Relaxed)))
+/// What is measured of one load.
+#[derive(Clone, Copy)]
+struct Plan {
+    load: Load,
+    bytes: u64,
+    depth: usize,
+    n: u64,
+}
+
+fn sizes(args: &mut Args, key: &str, unless: &[u64]) -> Result<Vec<u64>, Failure> {
+    let Some(text) = args.take(key) else { return Ok(unless.into()) };
+    let bad = || Failure::usage(alloc::format!("{key}={text}: not a list of numbers"));
+    text.split(',').map(|word| size(word).ok_or_else(bad)).collect()
 }
 
 /// Runs the loads on a disk.
 pub async fn run(mut args: Args) -> Outcome {
     let writes = args.flag("write");
-    let bs = args.take_size("bs")?;
-    let depth = args.take_size("depth")?;
+    let loads = args.take("load");
+    let sizes_wanted = sizes(&mut args, "bs", &[4096, 65536])?;
+    let depths = sizes(&mut args, "depth", &[1, 32])?;
     let n = args.take_size("n")?.unwrap_or(2048).max(1);
+    let most = args.take_size("most")?.unwrap_or(64 << 20);
     args.at_most(2)?;
     let disk = match args.get(1) {
         Some(name) => {
@@ -50,141 +82,129 @@ pub async fn run(mut args: Args) -> Outcome {
     if writes && crate::fs::mounts().iter().any(|m| m.disk == info.name) {
         return Err(Failure::because("the disk is mounted"));
     }
-    let sizes = bs.map_or_else(|| Vec::from([4096, 65536]), |bs| Vec::from([bs]));
-    let depths = depth.map_or_else(|| Vec::from([1, 32]), |d| Vec::from([d.clamp(1, 512)]));
-    println!("blk  {} ({})", info.name, info.kind);
-    println!(
-        "blk  {:<11} {:>7} {:>5} {:>7} {:>11} {:>9} {:>9} {:>9} {:>8}",
-        "load", "bytes", "depth", "n", "ticks/req", "sent/req", "taken/req", "ring/req", "MiB/s"
-    );
-    let cost = figures::cost().await;
-    for load in LOADS.iter().filter(|l| writes || l.op == Op::Read) {
-        for &bs in &sizes {
+    let wanted = |load: &Load| match &loads {
+        Some(names) => names.split(',').any(|name| name == load.name),
+        None => true,
+    };
+    if let Some(unknown) = loads
+        .iter()
+        .flat_map(|names| names.split(','))
+        .find(|name| LOADS.iter().all(|load| load.name != *name))
+    {
+        return Err(Failure::usage(alloc::format!("there is no load {unknown}")));
+    }
+    let meter = Meter::new();
+    for load in LOADS.iter().filter(|load| wanted(load) && (writes || !load.writes)) {
+        for &bytes in &sizes_wanted {
+            let unit = u64::from(info.block);
+            if bytes == 0 || bytes % unit != 0 || bytes > info.most as u64 || bytes > info.sectors * SECTOR {
+                return Err(Failure::usage(alloc::format!("bs={bytes} does not suit the disk")));
+            }
             for &depth in &depths {
-                let unit = u64::from(info.block);
-                if bs == 0 || bs % unit != 0 || bs > info.most as u64 || bs > info.sectors * SECTOR {
-                    return Err(Failure::usage("bs does not suit the disk"));
-                }
-                one(&disk, *load, bs, depth as usize, n, cost).await?;
+                let depth = depth.clamp(1, 512) as usize;
+                let n = n.min(most / bytes).max(2 * depth as u64);
+                one(&disk, Plan { load: *load, bytes, depth, n }, meter.as_ref()).await?;
             }
         }
     }
     Ok(())
 }
 
-/// Where the driver domain tells what it needs for the same reads of the same disk itself.
-fn direct_node(bs: u64, depth: usize) -> alloc::string::String {
-    alloc::format!("direct/read-seq-{bs}-{depth}")
-}
-
-/// Reads a disk without a split, for guests to compare with: nodes of the store, and busy ticks per request.
-pub async fn direct(disk: &Disk) -> Vec<(alloc::string::String, u64)> {
-    let cost = figures::cost().await;
-    let mut found = Vec::new();
+/// Reads a disk without a split, for the figures of guests to be compared with.
+pub async fn direct(disk: &Disk) {
+    super::report::set_raw(crate::cmdline::value("figures") == Some("raw"));
+    let meter = Meter::new();
     for depth in [1, 32] {
-        match one(disk, LOADS[0], 4096, depth, 2048, cost).await {
-            Ok(ticks) => found.push((direct_node(4096, depth), ticks)),
-            Err(_) => log::error!("{} cannot be read", disk.info().name),
+        if one(disk, Plan { load: LOADS[0], bytes: 4096, depth, n: 2048 }, meter.as_ref()).await.is_err() {
+            log::error!("{} cannot be read", disk.info().name);
         }
     }
-    found
 }
 
-/// Runs one load; the ticks per request in which anybody was busy with it, waiting left out, where they are known.
-async fn one(
-    disk: &Disk,
-    load: Load,
-    bs: u64,
-    depth: usize,
-    n: u64,
-    cost: Option<Figures>,
-) -> Result<u64, Failure> {
+/// Upcalls and events of this domain.
+fn upcalls() -> (u64, u64) {
+    cpu::all().fold((0, 0), |(upcalls, events), cpu| {
+        (upcalls + cpu.upcalls.load(Ordering::Relaxed), events + cpu.events.load(Ordering::Relaxed))
+    })
+}
+
+/// Runs one load.
+async fn one(disk: &Disk, plan: Plan, meter: Option<&Meter>) -> Outcome {
+    let Plan { load, bytes, depth, n } = plan;
     let info = disk.info();
-    let places = info.sectors * SECTOR / bs;
+    let places = (info.sectors * SECTOR / bytes).max(1);
     let mut random = Xoshiro256StarStar::seed_from_u64(1);
-    let mut place = |i: u64| {
-        let slot = if load.random { random.next_u64() % places } else { i % places };
-        slot * bs / SECTOR
-    };
     let mut spare: Vec<Buffer> = Vec::new();
     for _ in 0..depth {
-        spare.push(disk.buffer(bs as usize)?);
+        spare.push(disk.buffer(bytes as usize)?);
     }
-    let mut under_way: VecDeque<Completion> = VecDeque::new();
-    let before_figures = figures::read().await;
+    let mut under_way: VecDeque<(u64, Completion)> = VecDeque::with_capacity(depth);
+    let mut latencies: Vec<u64> = Vec::with_capacity(n as usize);
+    let mut flushed: Vec<Buffer> = Vec::with_capacity(depth);
+    // What was printed before gets out of the way.
+    task::sleep(Duration::from_millis(20)).await;
     let before_stats = block::front::statistics(&info.name);
-    let before_events = events();
+    let before_figures = meter.and_then(Meter::read);
+    let before_upcalls = upcalls();
     let before_clock = clock::now();
     let before = instr::rdtsc();
     let mut started = 0;
-    let mut ended = 0;
-    while ended < n {
+    while (latencies.len() as u64) < n {
         while started < n
             && let Some(buffer) = spare.pop()
         {
-            let request =
-                Request { op: load.op, sector: place(started), count: bs / SECTOR, buffer: Some(buffer) };
-            under_way.push_back(disk.submit(request));
+            let chosen = random.next_u64();
+            let slot = if load.random { chosen % places } else { started % places };
+            let begun = instr::rdtsc();
+            let request = match (load.op)(started, chosen >> 32) {
+                Op::Flush => {
+                    flushed.push(buffer);
+                    Request { op: Op::Flush, sector: 0, count: 0, buffer: None }
+                }
+                op => Request {
+                    op,
+                    sector: slot * (bytes / SECTOR),
+                    count: bytes / SECTOR,
+                    buffer: Some(buffer),
+                },
+            };
+            under_way.push_back((begun, disk.submit(request)));
             started += 1;
         }
-        let Some(first) = under_way.pop_front() else { break };
+        let Some((begun, first)) = under_way.pop_front() else { break };
         let done = first.await;
+        latencies.push(instr::rdtsc() - begun);
         done.result?;
-        spare.extend(done.buffer);
-        ended += 1;
+        spare.extend(done.buffer.or_else(|| flushed.pop()));
     }
     let ticks = instr::rdtsc() - before;
-    let nanos = (clock::now() - before_clock).max(1);
-    let after_events = events();
+    let ns = (clock::now() - before_clock).max(1);
+    let after_upcalls = upcalls();
+    let counted = meter.zip(before_figures.as_ref()).and_then(|(meter, before)| meter.since(before));
     let after_stats = block::front::statistics(&info.name);
-    let after_figures = figures::read().await;
-    let hundredths = |count: u64| (count * 100 + n / 2) / n;
-    let per = |count: u64| {
-        let h = hundredths(count);
-        alloc::format!("{}.{:02}", h / 100, h % 100)
-    };
-    let (sent, ring) = match (before_stats, after_stats) {
-        (Some(a), Some(b)) => {
-            (per(b.notifications - a.notifications), per(b.ring_requests - a.ring_requests))
-        }
-        _ => ("-".into(), "-".into()),
-    };
-    println!(
-        "blk  {:<11} {bs:>7} {depth:>5} {n:>7} {:>11} {sent:>9} {:>9} {ring:>9} {:>8}",
-        load.name,
-        ticks / n,
-        per(after_events.1 - before_events.1),
-        (u128::from(n * bs) * 1_000_000_000 / u128::from(nanos)) >> 20,
-    );
-    let mut busy = ticks / n;
-    if let (Some(before), Some(after), Some(cost)) = (before_figures, after_figures, cost) {
-        let all = after - before - cost;
-        let host = all.own.host_ticks + all.driver.host_ticks;
-        for (who, c) in [("guest", all.own), ("driver", all.driver)] {
-            println!(
-                "blk    {who:<7} exits {}  hypercalls {}  events sent {}  copies {}  maps {}  ticks {}  per request",
-                per(c.exits),
-                per(c.hypercalls),
-                per(c.events),
-                per(c.copies),
-                per(c.maps),
-                c.guest_ticks / n,
-            );
-        }
-        println!("blk    hypervisor ticks {} per request", host / n);
-        busy = (all.own.guest_ticks + all.driver.guest_ticks + host) / n;
+    let mut figure = Figure::new("blk", load.name, n)
+        .with("disk", &info.name)
+        .with("size", bytes)
+        .with("depth", depth)
+        .total("ticks", ticks)
+        .total("ns", ns)
+        .total("bytes", n * bytes)
+        .total("upcalls", after_upcalls.0 - before_upcalls.0);
+    if let (Some(a), Some(b)) = (before_stats, after_stats) {
+        figure = figure.total("ring", b.ring_requests - a.ring_requests);
     }
-    let direct =
-        crate::xen::store::read(&direct_node(bs, depth)).ok().and_then(|text| text.parse::<u64>().ok());
-    // What the driver domain told is about the machine's first disk, which is a guest's first one.
-    let comparable = info.name == "xvda" && load.op == Op::Read && !load.random;
-    if let Some(direct) = direct.filter(|direct| *direct > 0 && comparable) {
-        let ratio = busy * 100 / direct;
-        println!(
-            "blk    busy ticks {busy} per request; {direct} for the driver domain's own reads of this disk: {}.{:02} to 1",
-            ratio / 100,
-            ratio % 100
-        );
+    if let Some(counted) = &counted {
+        figure = figure.total("busy", counted.busy_ticks());
     }
-    Ok(busy)
+    let hz = clock::tsc_hz().max(1);
+    let samples = Samples::from(latencies);
+    let nanos = |ticks: u64| (u128::from(ticks) * 1_000_000_000 / u128::from(hz)) as u64;
+    figure
+        .counted(counted.as_ref())
+        .samples(&samples)
+        .one("ns-median", nanos(samples.median()))
+        .one("ns-p99", nanos(samples.quantile(990)))
+        .one("ns-p999", nanos(samples.quantile(999)))
+        .print();
+    Ok(())
 }

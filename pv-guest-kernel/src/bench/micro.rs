@@ -1,64 +1,116 @@
 //! What single services of the hypervisor cost.
 //!
-//! One line each: name, least, median and mean ticks. All with the domain's own resources, so that every domain can run
-//! it: events go to itself, grants are its own.
+//! Most use the domain's own resources, so that every domain can run them: events go to itself, grants are its own. With
+//! a partner (see [`super::partner`]) those across domains are measured too, and with the role `control` a domain is made
+//! and destroyed.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
 use pv_abi::call::{MulticallEntry, number};
+use pv_abi::control::Created;
 use pv_abi::grant::{Copy, CopyFlags, CopyPtr, MapFlags, MapGrantRef, UnmapGrantRef};
 use pv_abi::memory::Reservation;
-use pv_abi::{DomainId, Gfn, GuestPhys, GuestVirt, version};
+use pv_abi::{DomainId, Gfn, GrantRef, GuestPhys, GuestVirt, version};
 
 use super::Samples;
+use super::partner::Partner;
+use super::report::Figure;
 use crate::arch::instr;
-use crate::mm::{PAGE, special};
-use crate::println;
+use crate::figures::Meter;
+use crate::mm::{self, PAGE, special};
 use crate::shell::command::{Args, Failure, Outcome};
+use crate::task;
 use crate::xen::platform::Pages;
 use crate::xen::{self, clock, events, grants, hv, sched, stub};
 
 /// When the handler of the event to self began.
 static HANDLED: AtomicU64 = AtomicU64::new(0);
 
-fn line(name: &str, s: &Samples, per: u64) {
-    println!("micro  {name:<28} {:>9} {:>9} {:>9}", s.min() / per, s.median() / per, s.mean() / per);
+/// How long what was printed before may take to get out of the way.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Takes samples, with what the hypervisor counted meanwhile. Nothing is printed before the end: the console's back end
+/// would take its part of the time.
+struct Bench {
+    n: usize,
+    meter: Option<Meter>,
+    figures: Vec<Figure>,
+}
+
+impl Bench {
+    /// `share` of the samples asked for, of `work`.
+    fn take(&mut self, name: &str, batch: usize, share: usize, mut work: impl FnMut()) {
+        self.of(name, batch, share, || {
+            let before = instr::rdtsc();
+            work();
+            instr::rdtsc() - before
+        });
+    }
+
+    /// As [`Bench::take`], but `work` does the measuring.
+    fn of(&mut self, name: &str, batch: usize, share: usize, mut work: impl FnMut() -> u64) {
+        let n = (self.n / share).max(8);
+        // Warm before anything is counted.
+        (0..n / 10 + 1).for_each(|_| {
+            work();
+        });
+        let before = self.meter.as_ref().and_then(Meter::read);
+        let samples = Samples::of(n, &mut work);
+        let counted =
+            self.meter.as_ref().zip(before.as_ref()).and_then(|(meter, before)| meter.since(before));
+        let mut figure = Figure::new("micro", name, n as u64);
+        if batch > 1 {
+            figure = figure.with("batch", batch);
+        }
+        self.figures.push(figure.total("ticks", samples.sum()).samples(&samples).counted(counted.as_ref()));
+    }
 }
 
 /// Runs all of them.
 pub async fn run(mut args: Args) -> Outcome {
-    let n = args.take_size("n")?.unwrap_or(1000).clamp(1, 1_000_000) as usize;
+    let n = args.take_size("n")?.unwrap_or(1000).clamp(8, 1_000_000) as usize;
+    let partner = args.take_size("partner")?;
     args.at_most(1)?;
     let me = xen::identity().domain.unwrap_or(DomainId::DOM0);
-    println!("micro  {:<28} {:>9} {:>9} {:>9}  ticks, n = {n}", "service", "min", "median", "mean");
+    let partner = Partner::find(partner).await;
+    task::sleep(SETTLE).await;
+    let mut bench = Bench { n, meter: Meter::new(), figures: Vec::new() };
+    let done = services(&mut bench, me, partner);
+    bench.figures.iter().for_each(Figure::print);
+    done
+}
 
-    line(
-        "null-hypercall",
-        &Samples::take(n, || {
-            let _ = stub::version_number(hv());
-        }),
-        1,
-    );
-    line(
-        "cpuid",
-        &Samples::take(n, || {
-            core::hint::black_box(instr::cpuid(0, 0));
-        }),
-        1,
-    );
-    line(
-        "clock-read",
-        &Samples::take(n, || {
-            core::hint::black_box(clock::now());
-        }),
-        1,
-    );
-    line("yield", &Samples::take(n, sched::yield_now), 1);
-    events(n)?;
-    multicall(n / 10 + 1);
-    copies(n, me)?;
-    mapping(n, me)?;
-    give_and_take(n);
+fn services(bench: &mut Bench, me: DomainId, partner: Option<Partner>) -> Outcome {
+    bench.take("null-hypercall", 1, 1, || {
+        let _ = stub::version_number(hv());
+    });
+    bench.take("cpuid", 1, 1, || {
+        core::hint::black_box(instr::cpuid(0, 0));
+    });
+    bench.take("clock-read", 1, 1, || {
+        core::hint::black_box(clock::now());
+    });
+    bench.take("yield", 1, 1, sched::yield_now);
+    event_to_self(bench)?;
+    timer(bench);
+    multicall(bench);
+    apic_read(bench);
+    nested_fault(bench);
+    memory_copy(bench)?;
+    copies(bench, me)?;
+    let own = Pages::new(32)?;
+    with_granted(me, &own, |refs| mapping(bench, "grant-map-unmap-own", me, refs))??;
+    give_and_take(bench);
+    make_and_destroy(bench);
+    if let Some(partner) = partner {
+        bench.take("event-ping-pong", 1, 1, || partner.ping());
+        partner.yielding(|| bench.take("vcpu-switch-twice", 1, 1, sched::yield_now));
+        let mapped = mapping(bench, "grant-map-unmap", partner.domain, &partner.refs);
+        partner.end();
+        mapped?;
+    }
     Ok(())
 }
 
@@ -71,7 +123,7 @@ fn wait_for_handler() {
     }
 }
 
-fn events(n: usize) -> Outcome {
+fn event_to_self(bench: &mut Bench) -> Outcome {
     let here = events::alloc_unbound(DomainId::SELF)?;
     let there = match events::bind_interdomain(DomainId::SELF, here) {
         Ok(port) => port,
@@ -83,51 +135,98 @@ fn events(n: usize) -> Outcome {
     let vcpu = crate::arch::cpu::this().id;
     let _ = events::bind_vcpu(here, vcpu);
     events::on(here, "bench", |_| HANDLED.store(instr::rdtsc(), Ordering::Relaxed), 0);
-    let to_handler = Samples::of(n, || {
+    bench.of("event-to-handler", 1, 1, || {
         HANDLED.store(0, Ordering::Relaxed);
         let before = instr::rdtsc();
         events::notify(there);
         wait_for_handler();
         HANDLED.load(Ordering::Relaxed).saturating_sub(before)
     });
-    let and_back = Samples::take(n, || {
+    bench.take("event-handler-and-back", 1, 1, || {
         HANDLED.store(0, Ordering::Relaxed);
         events::notify(there);
         wait_for_handler();
     });
     events::close(there);
     events::close(here);
-    line("event-send-to-handler", &to_handler, 1);
-    line("event-send-handler-and-back", &and_back, 1);
     Ok(())
 }
 
-fn multicall(n: usize) {
+/// The timer is set to a moment that is over, and its event handled.
+fn timer(bench: &mut Bench) {
+    let cpu = crate::arch::cpu::this();
+    bench.take("timer-past-to-handler-and-back", 1, 1, || {
+        let before = cpu.events.load(Ordering::Relaxed);
+        sched::set_timer(1);
+        let mut spins = 0u64;
+        while cpu.events.load(Ordering::Relaxed) == before && spins < 10_000_000 {
+            core::hint::spin_loop();
+            spins += 1;
+        }
+    });
+    // What the kernel itself waits for was programmed before and is lost: its handler programs it again.
+    crate::task::timer::on_timer();
+}
+
+fn multicall(bench: &mut Bench) {
     let entry = MulticallEntry {
         op: number::XEN_VERSION,
         args: [version::op::VERSION, 0, 0, 0, 0, 0],
         ..Default::default()
     };
     let mut calls = [entry; 64];
-    let samples = Samples::take(n, || {
+    bench.take("multicall", 64, 10, || {
         let _ = stub::multicall(hv(), &mut calls);
     });
-    line("multicall-64", &samples, 1);
-    line("multicall-64-per-call", &samples, 64);
 }
 
-/// One page of ours, granted to ourselves for the time of `work`.
-fn with_granted<R>(
-    me: DomainId,
-    pages: &Pages,
-    work: impl FnOnce(&[pv_abi::GrantRef]) -> R,
-) -> Result<R, Failure> {
+/// A register of the local APIC by its page in memory, where the processor is in that mode.
+fn apic_read(bench: &mut Bench) {
+    const IA32_APIC_BASE: u32 = 0x1b;
+    const X2APIC: u64 = 1 << 10;
+    const VERSION: u64 = 0x30;
+    let base = instr::rdmsr(IA32_APIC_BASE);
+    if base & X2APIC != 0 {
+        return;
+    }
+    let register: *const u32 = mm::ptr((base & 0xf_ffff_f000) + VERSION);
+    bench.take("apic-register-read", 1, 4, || {
+        // SAFETY: the APIC's page is in the direct map (below 4 GiB), and reading its version has no effect.
+        unsafe { register.read_volatile() };
+    });
+}
+
+/// A read where no memory is: a nested fault that ends as on a bus without a device.
+fn nested_fault(bench: &mut Bench) {
+    let Some(frame) = special::allocate(1) else { return };
+    let place: *const u32 = mm::ptr(frame * PAGE);
+    bench.take("nested-fault-read", 1, 4, || {
+        // SAFETY: the direct map covers the frame number, at which nothing is mapped: the hypervisor answers.
+        unsafe { place.read_volatile() };
+    });
+    special::free(frame);
+}
+
+/// What copying a page takes without any hypervisor: what other figures are compared with.
+fn memory_copy(bench: &mut Bench) -> Outcome {
+    // A few pages apart, so that an emulator's direct-mapped TLB does not make the two collide.
+    let (from, to) = (Pages::new(19)?, Pages::new(1)?);
+    let source: *const u8 = mm::ptr(from.phys() + 3 * PAGE);
+    bench.take("memory-copy-4096", 1, 1, || {
+        // SAFETY: a page of each, ours alone.
+        unsafe { core::ptr::copy_nonoverlapping(source, to.as_ptr(), PAGE as usize) };
+    });
+    Ok(())
+}
+
+/// Pages of ours, granted to `whom` for the time of `work`.
+fn with_granted<R>(whom: DomainId, pages: &Pages, work: impl FnOnce(&[GrantRef]) -> R) -> Result<R, Failure> {
     let first = pages.phys() / PAGE;
     let count = (pages.len() as u64) / PAGE;
-    let mut refs = alloc::vec::Vec::new();
+    let mut refs = Vec::new();
     let mut error = None;
     for i in 0..count {
-        match grants::grant(me, first + i, true) {
+        match grants::grant(whom, first + i, true) {
             Ok(reference) => refs.push(reference),
             Err(e) => error = Some(e),
         }
@@ -144,13 +243,13 @@ fn with_granted<R>(
     }
 }
 
-fn copies(n: usize, me: DomainId) -> Outcome {
-    // A few pages apart, so that an emulator's direct-mapped TLB does not make the two collide.
+fn copies(bench: &mut Bench, me: DomainId) -> Outcome {
+    // A few pages apart, as above.
     let from = Pages::new(19)?;
     let to = Pages::new(16)?;
     with_granted(me, &from, |refs| {
         for count in [1usize, 16] {
-            let mut ops: alloc::vec::Vec<Copy> = (0..count)
+            let mut ops: Vec<Copy> = (0..count)
                 .map(|i| Copy {
                     source: CopyPtr::granted(me, refs[i + 3], 0),
                     dest: CopyPtr::own(Gfn::new(to.phys() / PAGE + i as u64), 0),
@@ -159,62 +258,53 @@ fn copies(n: usize, me: DomainId) -> Outcome {
                     ..Copy::default()
                 })
                 .collect();
-            let samples = Samples::take(n / count + 1, || {
+            bench.take("grant-copy-4096", count, count, || {
                 let _ = grants::copy(&mut ops);
             });
             if let Some(bad) = ops.iter().find(|op| !op.status.is_okay()) {
-                println!("micro  grant-copy-4096x{count}: {}", bad.status);
-                continue;
-            }
-            line(if count == 1 { "grant-copy-4096" } else { "grant-copy-4096x16" }, &samples, 1);
-            if count > 1 {
-                line("grant-copy-4096x16-each", &samples, count as u64);
+                return Err(Failure::because(alloc::format!("grant copy: {}", bad.status)));
             }
         }
-    })
+        Ok(())
+    })?
 }
 
-fn mapping(n: usize, me: DomainId) -> Outcome {
-    let page = Pages::new(16)?;
-    let first = special::allocate(16).ok_or_else(|| Failure::because("no free frame numbers"))?;
-    let result = with_granted(me, &page, |refs| {
-        for count in [1usize, 16] {
-            let mut failed = None;
-            let samples = Samples::take(n / count / 4 + 1, || {
-                let mut maps: alloc::vec::Vec<MapGrantRef> = (0..count)
-                    .map(|i| MapGrantRef {
-                        host_addr: GuestPhys::new((first + i as u64) * PAGE),
-                        flags: MapFlags::HOST_MAP.bits(),
-                        gref: refs[i],
-                        dom: me,
-                        ..MapGrantRef::default()
-                    })
-                    .collect();
-                let _ = grants::map(&mut maps);
-                failed = maps.iter().find(|op| !op.status.is_okay()).map(|op| op.status).or(failed);
-                let mut unmaps: alloc::vec::Vec<UnmapGrantRef> = maps
-                    .iter()
-                    .filter(|op| op.status.is_okay())
-                    .map(|op| UnmapGrantRef {
-                        host_addr: op.host_addr,
-                        handle: op.handle,
-                        ..UnmapGrantRef::default()
-                    })
-                    .collect();
-                let _ = grants::unmap(&mut unmaps);
-                failed = unmaps.iter().find(|op| !op.status.is_okay()).map(|op| op.status).or(failed);
-            });
-            match failed {
-                Some(status) => println!("micro  grant-map-unmap x{count}: {status}"),
-                None => line(if count == 1 { "grant-map-unmap" } else { "grant-map-unmap-x16" }, &samples, 1),
+/// Maps pages that `owner` granted, one or all of them in a call, and unmaps them again.
+fn mapping(bench: &mut Bench, name: &str, owner: DomainId, refs: &[GrantRef]) -> Outcome {
+    let most = refs.len();
+    let first = special::allocate(most as u64).ok_or_else(|| Failure::because("no free frame numbers"))?;
+    let mut failed = None;
+    for count in [1, most] {
+        let place = |i: usize| GuestPhys::new((first + i as u64) * PAGE);
+        let mut maps: Vec<MapGrantRef> = (0..count)
+            .map(|i| MapGrantRef {
+                host_addr: place(i),
+                flags: MapFlags::HOST_MAP.bits(),
+                gref: refs[most - 1 - i],
+                dom: owner,
+                ..MapGrantRef::default()
+            })
+            .collect();
+        let mut unmaps: Vec<UnmapGrantRef> =
+            (0..count).map(|i| UnmapGrantRef { host_addr: place(i), ..UnmapGrantRef::default() }).collect();
+        bench.take(name, count, count.max(4), || {
+            let _ = grants::map(&mut maps);
+            for (unmap, map) in unmaps.iter_mut().zip(&maps) {
+                unmap.handle = map.handle;
             }
-        }
-    });
-    (0..16).for_each(|i| special::free(first + i));
-    result
+            let _ = grants::unmap(&mut unmaps);
+            let statuses = maps.iter().map(|op| op.status).chain(unmaps.iter().map(|op| op.status));
+            failed = statuses.into_iter().find(|status| !status.is_okay()).or(failed);
+        });
+    }
+    if let Some(status) = failed {
+        return Err(Failure::because(alloc::format!("{name}: {status}")));
+    }
+    (0..most as u64).for_each(|i| special::free(first + i));
+    Ok(())
 }
 
-fn give_and_take(n: usize) {
+fn give_and_take(bench: &mut Bench) {
     let Ok(pages) = Pages::new(1) else { return };
     let gfn = [Gfn::new(pages.phys() / PAGE)];
     let reservation = Reservation {
@@ -226,21 +316,44 @@ fn give_and_take(n: usize) {
         pad: [0; 3],
     };
     let mut bad = None;
-    let samples = Samples::take(n / 4 + 1, || {
+    bench.take("page-give-and-take", 1, 4, || {
         let given = stub::memory_decrease(hv(), &reservation);
         let taken = stub::memory_populate(hv(), &reservation);
         if given != Ok(1) || taken != Ok(1) {
             bad = Some((given, taken));
         }
     });
-    match bad {
-        None => line("page-give-and-take", &samples, 1),
-        Some((given, taken)) => {
-            println!("micro  page-give-and-take: {given:?}, {taken:?}");
-            if taken != Ok(1) {
-                // The frame is gone: it must not return to the allocator.
-                core::mem::forget(pages);
-            }
+    if let Some((given, taken)) = bad {
+        log::error!("page-give-and-take: {given:?}, {taken:?}");
+        if taken != Ok(1) {
+            // The frame is gone: it must not return to the allocator.
+            core::mem::forget(pages);
         }
+    }
+}
+
+/// Makes the domain of the section `spare` and destroys it, where this domain may.
+fn make_and_destroy(bench: &mut Bench) {
+    const TIMES: u64 = 8;
+    let (mut made, mut destroyed) = (Vec::new(), Vec::new());
+    for _ in 0..TIMES {
+        let mut created = Created::default();
+        let before = instr::rdtsc();
+        if stub::control_create(hv(), b"spare", &mut created).is_err() {
+            return;
+        }
+        let between = instr::rdtsc();
+        let ended = stub::control_destroy(hv(), created.domid);
+        let after = instr::rdtsc();
+        if let Err(error) = ended {
+            return log::error!("{} could not be destroyed: {error}", created.domid);
+        }
+        made.push(between - before);
+        destroyed.push(after - between);
+    }
+    for (name, values) in [("domain-create", made), ("domain-destroy", destroyed)] {
+        let samples = Samples::from(values);
+        let figure = Figure::new("micro", name, TIMES);
+        bench.figures.push(figure.total("ticks", samples.sum()).samples(&samples));
     }
 }

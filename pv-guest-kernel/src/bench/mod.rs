@@ -5,6 +5,8 @@
 
 pub mod blk;
 mod micro;
+mod partner;
+pub mod report;
 
 use alloc::vec::Vec;
 
@@ -15,15 +17,17 @@ use crate::shell::command::{Args, Command, Failure, Outcome};
 /// The table.
 pub const COMMANDS: &[Command] = &[command!(
     bench,
-    "bench micro [n=1000] | blk [DISK] [bs=4K] [depth=N] [n=N] [write]",
+    "bench micro [n=1000] | blk [DISK] [bs=4K] [depth=N] [n=N] [write] | partner DOMAIN; [raw]",
     "measures what the hypervisor's services cost, or requests of a disk (`write` spoils its contents)"
 )];
 
-async fn bench(args: Args) -> Outcome {
+async fn bench(mut args: Args) -> Outcome {
+    report::set_raw(args.flag("raw"));
     match args.get(0) {
         Some("micro") => micro::run(args).await,
         Some("blk") => blk::run(args).await,
-        _ => Err(Failure::usage("micro or blk?")),
+        Some("partner") => partner::run(args).await,
+        _ => Err(Failure::usage("micro, blk or partner?")),
     }
 }
 
@@ -31,28 +35,20 @@ async fn bench(args: Args) -> Outcome {
 pub struct Samples(Vec<u64>);
 
 impl Samples {
-    /// Runs `work` `n` times after a warm-up, taking the ticks of each run less those of an empty one.
-    pub fn take(n: usize, mut work: impl FnMut()) -> Samples {
-        Samples::of(n, || {
-            let before = instr::rdtsc();
-            work();
-            instr::rdtsc() - before
-        })
-    }
-
-    /// As [`Samples::take`], but `work` does the measuring.
+    /// Runs `work` `n` times; it returns the ticks it took, from which those of reading the counter twice are taken off.
     pub fn of(n: usize, mut work: impl FnMut() -> u64) -> Samples {
         let empty = (0..100).map(|_| {
             let before = instr::rdtsc();
             instr::rdtsc() - before
         });
         let empty = empty.min().unwrap_or(0);
-        for _ in 0..n / 10 + 1 {
-            work();
-        }
-        let mut samples: Vec<u64> = (0..n).map(|_| work().saturating_sub(empty)).collect();
-        samples.sort_unstable();
-        Samples(samples)
+        Samples::from((0..n).map(|_| work().saturating_sub(empty)).collect())
+    }
+
+    /// From values.
+    pub fn from(mut values: Vec<u64>) -> Samples {
+        values.sort_unstable();
+        Samples(values)
     }
 
     /// The least.
@@ -65,9 +61,14 @@ impl Samples {
         self.0.get(self.0.len() / 2).copied().unwrap_or(0)
     }
 
-    /// The mean, rounded.
-    pub fn mean(&self) -> u64 {
-        let n = self.0.len().max(1) as u64;
-        (self.0.iter().sum::<u64>() + n / 2) / n
+    /// The one below which so many thousandths of them are.
+    pub fn quantile(&self, thousandths: usize) -> u64 {
+        let place = self.0.len() * thousandths / 1000;
+        self.0.get(place.min(self.0.len().saturating_sub(1))).copied().unwrap_or(0)
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().sum()
     }
 }

@@ -118,7 +118,8 @@ pub fn vcpu_info<P: Platform>(system: &System<P>, id: DomainId, vcpu: VcpuId) ->
 pub fn statistics<P: Platform>(system: &System<P>, id: DomainId) -> Result<Statistics> {
     let domain = find(system, id)?;
     let mut sum = Statistics::default();
-    domain.vcpus.iter().for_each(|vcpu| vcpu.stats.add_to(&mut sum));
+    let now = system.platform.tsc();
+    domain.vcpus.iter().for_each(|vcpu| vcpu.stats.add_to(&mut sum, now));
     Ok(sum)
 }
 

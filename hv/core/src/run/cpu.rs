@@ -139,7 +139,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
         };
         let around = Surroundings { system: self.system, domain: &domain, vcpu };
         let mut context = vcpu.context.lock();
-        let (since, guest_before) = (self.system.platform.tsc(), vcpu.stats.guest_ticks.get());
+        vcpu.stats.arrive(self.system.platform.tsc());
         context.hw.load();
         self.publish(vcpu);
         if vcpu.end_polling() {
@@ -149,9 +149,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
         self.run_loaded(&mut context, &around);
         context.hw.save();
         drop(context);
-        let in_guest = vcpu.stats.guest_ticks.get().wrapping_sub(guest_before);
-        let all = self.system.platform.tsc().since(since).raw();
-        vcpu.stats.host_ticks.add(all.saturating_sub(in_guest));
+        vcpu.stats.leave(self.system.platform.tsc());
         self.publish(vcpu);
     }
 

@@ -1,14 +1,13 @@
 //! The driver domain's role: devices, XenStore, consoles, toolstack.
 //!
 //! Words on the command line: `until=guests` ends the machine when all guests have ended; `console=NAME` brings a
-//! guest's console to the foreground; `statistics=shared` shows guests the
-//! hypervisor's counters; `direct=DISK` reads a disk itself first and tells guests
-//! what that took; `exec=` runs commands here and then ends the machine with their status.
+//! guest's console to the foreground; `create=NAME,…` makes guests of sections with `start = "manual"` before all
+//! others, which `until=` does not wait for; `direct=DISK` reads a disk itself first and prints what that took
+//! (`figures=raw`: for a program); `exec=` runs commands here and then ends the machine with their status.
 
 mod commands;
 mod consoles;
 mod devices;
-mod figures;
 mod local_disk;
 mod network;
 mod store;
@@ -69,16 +68,18 @@ pub async fn run() -> i32 {
     let toolstack =
         Toolstack::new(manifest, store.clone(), consoles.clone(), devices.clone(), network.clone(), until);
     commands::init(toolstack.clone());
-    if cmdline::value("statistics") == Some("shared") {
-        task::spawn(figures::serve(own, store.clone()));
-    }
     task::spawn(store.serve());
     task::spawn(consoles.clone().serve());
     task::spawn(devices.serve());
     task::spawn(network.serve());
     task::spawn(toolstack.clone().watch());
     if let Some(disk) = cmdline::value("direct").and_then(block::find) {
-        toolstack.tell_guests(bench::blk::direct(&disk).await);
+        bench::blk::direct(&disk).await;
+    }
+    for name in cmdline::value("create").into_iter().flat_map(|names| names.split(',')) {
+        if let Err(why) = toolstack.create(name) {
+            log::error!("{name} could not be started: {why}");
+        }
     }
     toolstack.start_all();
     if let Some(info) = cmdline::value("console").and_then(|name| toolstack.find(name)) {

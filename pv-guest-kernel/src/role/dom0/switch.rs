@@ -14,7 +14,7 @@ use pv_abi::DomainId;
 /// What introduces a command of the switch.
 const ESCAPE: u8 = 0x01;
 /// A line in the background that is longer is shown in pieces.
-const LONGEST: usize = 512;
+const LONGEST: usize = 2048;
 
 /// What a typed byte means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

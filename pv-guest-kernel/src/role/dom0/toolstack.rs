@@ -54,8 +54,6 @@ pub struct Toolstack {
     guests: Mutex<BTreeMap<u16, Guest>>,
     until: Until,
     worst: Mutex<i32>,
-    /// Nodes that every new guest finds in its directory.
-    told: Mutex<Vec<(String, u64)>>,
 }
 
 /// The domain with the lowest number from `first` on.
@@ -95,7 +93,6 @@ impl Toolstack {
             guests: Mutex::new(BTreeMap::new()),
             until,
             worst: Mutex::new(0),
-            told: Mutex::new(Vec::new()),
         })
     }
 
@@ -107,11 +104,6 @@ impl Toolstack {
     /// The back ends.
     pub fn devices(&self) -> &Arc<Devices> {
         &self.devices
-    }
-
-    /// Lets every guest that is made from now on find these numbers in its directory.
-    pub fn tell_guests(&self, nodes: Vec<(String, u64)>) {
-        *self.told.lock() = nodes;
     }
 
     /// The bridge.
@@ -195,10 +187,6 @@ impl Toolstack {
         let mut client = self.store.client();
         let spec = DomainSpec { domain, name, memory_kib: info.max_pages * 4, vcpus: info.vcpus };
         xenbus::create_domain(&mut client, &spec).map_err(|e| format!("its directory in the store: {e}"))?;
-        for (node, number) in self.told.lock().iter() {
-            let node = format!("{}/{node}", path::domain_home(domain));
-            let _ = client.write(TransactionId::NONE, &node, number.to_string().as_bytes());
-        }
         self.store.introduce(domain, created.store_port).map_err(|e| format!("its store ring: {e}"))?;
         self.consoles
             .attach(domain, name, created.console_port)
