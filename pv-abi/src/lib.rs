@@ -24,6 +24,7 @@ pub mod errno;
 pub mod event;
 pub mod grant;
 pub mod hvm;
+pub mod ia32;
 pub mod ids;
 pub mod io;
 pub mod manifest;

@@ -4,6 +4,7 @@ use super::{Cause, file, kernel, sizes};
 use crate::boot::start_of_day::{Module, start_info, start_info_bytes};
 use crate::boot::{Kernel, Layout};
 use crate::domain::{Domain, Format};
+use crate::event::Width;
 use crate::hw::{PAGE_BYTES, Platform};
 use crate::mem::Physical;
 use crate::system::System;
@@ -78,7 +79,8 @@ pub(super) fn load<P: Platform>(
     }
     // The clock's parameters never change: they are written once.
     let now = system.platform.tsc();
-    publish_wall_clock(system.memory(), domain.shared_info.base(), system.platform.wall_clock_base());
+    let base = system.platform.wall_clock_base();
+    publish_wall_clock(system.memory(), domain.shared_info.base(), Width::default(), base);
     for at in domain.vcpus.iter().filter_map(|vcpu| vcpu.info.time()) {
         publish_clock(system.memory(), at, &system.clock, now);
     }

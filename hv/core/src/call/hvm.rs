@@ -1,7 +1,7 @@
 //! `hvm_op`: parameters, time and upcall vectors of translated guests (`xen/hvm/hvm_op.h`, `xen/hvm/params.h`).
 
-use super::Reply;
 use super::cx::Cx;
+use super::{Reply, latch_width, width};
 use crate::hw::Platform;
 use crate::vcpu::{Reason, notify};
 use pv_abi::Errno;
@@ -37,6 +37,9 @@ pub(super) fn hvm_set_param<P: Platform>(cx: &mut Cx<'_, P>, param: &Param) -> R
     }
     domain.params.set(param.index, param.value)?;
     if param.index == param::CALLBACK_IRQ {
+        if domain.id == cx.domain.id {
+            latch_width(cx.system, &domain, width(cx.hw));
+        }
         // Events may have come before there was a way to tell of them.
         for vcpu in &domain.vcpus {
             notify(&cx.system.platform, &cx.system.scheduler, vcpu, Reason::UPCALL);

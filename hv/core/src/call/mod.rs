@@ -21,6 +21,7 @@ mod grant;
 mod hvm;
 mod memory;
 mod multicall;
+mod narrow;
 mod physdev;
 mod sched;
 mod timer;
@@ -31,9 +32,10 @@ mod version;
 mod tests;
 
 pub use cx::{After, Cx};
+pub(crate) use narrow::{latch_width, width};
 
 use crate::domain::Roles;
-use crate::hw::{Gprs, Platform, Reg, Segment, VcpuHw};
+use crate::hw::{Gprs, Platform, Segment, VcpuHw};
 use args::Decode;
 use pv_abi::call::ANY;
 use pv_abi::call::args::{Array, Buffer, In, InOut, Out, Ptr, Text, Word};
@@ -79,7 +81,7 @@ pub(crate) type Reply = Result<u64, Stop>;
 #[inline]
 pub fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
     if !is_kernel_in_long_mode(cx.hw) {
-        return refuse_mode(cx);
+        return narrow::hypercall(cx);
     }
     let Gprs { rax, rdi, .. } = *cx.hw.gprs();
     let reply = call(cx, rax, rdi);
@@ -89,6 +91,9 @@ pub fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
 /// Goes on with a call that returned [`After::Preempted`] with this cursor.
 pub fn resume<P: Platform>(cx: &mut Cx<'_, P>, cursor: u64) -> After {
     cx.cursor = cursor;
+    if !is_kernel_in_long_mode(cx.hw) {
+        return narrow::resume(cx);
+    }
     let Gprs { rax, rdi, .. } = *cx.hw.gprs();
     let reply = match Call::decode(rax, rdi) {
         Some(call) => route(cx, call),
@@ -115,17 +120,6 @@ fn is_kernel_in_long_mode<H: VcpuHw>(hw: &H) -> bool {
     hw.segment(Segment::Ss).attributes & 0x60 == 0 && hw.segment(Segment::Cs).attributes & 0x200 != 0
 }
 
-/// User programs make no calls; 32-bit kernels would need other structures.
-#[cold]
-fn refuse_mode<P: Platform>(cx: &mut Cx<'_, P>) -> After {
-    let user = cx.hw.segment(Segment::Ss).attributes & 0x60 != 0;
-    let errno = if user { Errno::EPERM } else { Errno::ENOSYS };
-    let long = cx.hw.get(Reg::Efer) & (1 << 10) != 0;
-    let result = errno.to_return().cast_unsigned();
-    cx.hw.gprs_mut().rax = if long { result } else { result & 0xffff_ffff };
-    After::Continue
-}
-
 /// Finds, counts, traces and makes the call with this number and first argument.
 #[inline]
 fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, first: u64) -> Reply {
@@ -133,8 +127,18 @@ fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, first: u64) -> Reply {
         cx.stats().unknown_calls.add(1);
         return Err(Errno::ENOSYS.into());
     };
+    observed(cx, call, route)
+}
+
+/// Counts and traces a call around making it.
+#[inline(always)]
+fn observed<P: Platform>(
+    cx: &mut Cx<'_, P>,
+    call: Call,
+    make: impl FnOnce(&mut Cx<'_, P>, Call) -> Reply,
+) -> Reply {
     cx.stats().call(call);
-    let reply = route(cx, call);
+    let reply = make(cx, call);
     if cx.system.trace.is_on() {
         record(cx, call, reply);
     }

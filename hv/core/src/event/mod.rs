@@ -32,6 +32,7 @@ mod tests;
 pub use channel::{ChannelState, Status};
 pub use place::InfoPlace;
 pub use table::{Closed, EventTable, Peers, Polled, Refused, Sent};
+pub use two_level::Width;
 
 /// The most virtual CPUs that a domain can have.
 pub const MAX_VCPUS: usize = 64;

@@ -80,7 +80,7 @@ impl Inner {
         }
         memory.write(to, &bytes);
         events.info.set(to);
-        events.info.select(memory, !0);
+        events.info.select(memory, self.bitmaps.width, !0);
         events.info.mark(memory);
         let mut wake = Wake::NOBODY;
         wake.upcalls.add(index);

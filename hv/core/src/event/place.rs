@@ -1,8 +1,10 @@
 //! Where a virtual CPU's `vcpu_info` is.
 
+use super::two_level::Width;
 use crate::hw::{HostPhys, PhysMemory};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
+use pv_abi::ia32;
 use pv_abi::shared_info::VcpuInfo;
 
 /// Where a virtual CPU's `vcpu_info` is: in the shared page, in a place that the guest registered, or nowhere yet.
@@ -70,8 +72,17 @@ impl InfoPlace {
 
     /// 2-level ABI: sets bits of the selector; returns those that were set before.
     #[inline]
-    pub(super) fn select<M: PhysMemory>(&self, memory: &M, bits: u64) -> Option<u64> {
-        let at = self.field(offset_of!(VcpuInfo, evtchn_pending_sel))?;
-        Some(memory.u64_at(at).fetch_or(bits, Ordering::SeqCst))
+    #[allow(clippy::cast_possible_truncation)] // a selector of 32 bits has no others
+    pub(super) fn select<M: PhysMemory>(&self, memory: &M, width: Width, bits: u64) -> Option<u64> {
+        match width {
+            Width::Bits64 => {
+                let at = self.field(offset_of!(VcpuInfo, evtchn_pending_sel))?;
+                Some(memory.u64_at(at).fetch_or(bits, Ordering::SeqCst))
+            }
+            Width::Bits32 => {
+                let at = self.field(ia32::shared_info::EVTCHN_PENDING_SEL)?;
+                Some(u64::from(memory.u32_at(at).fetch_or(bits as u32, Ordering::SeqCst)))
+            }
+        }
     }
 }

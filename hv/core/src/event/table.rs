@@ -3,7 +3,7 @@
 use super::channel::{Channel, ChannelState, Status};
 use super::fifo::Fifo;
 use super::place::InfoPlace;
-use super::two_level::{self, Bitmaps, Raised};
+use super::two_level::{Bitmaps, Raised, Width};
 use super::{MAX_PORTS, MAX_VCPUS, VcpuSet, Wake};
 use crate::hw::{HostPhys, PhysMemory};
 use crate::mem::PageRef;
@@ -120,7 +120,7 @@ impl Inner {
     /// How many ports the delivery ABI in use can have.
     pub(super) fn limit(&self) -> u32 {
         match self.abi {
-            Abi::TwoLevel => self.limit.min(two_level::PORTS),
+            Abi::TwoLevel => self.limit.min(self.bitmaps.width.ports()),
             Abi::Fifo(_) => self.limit,
         }
     }
@@ -275,7 +275,7 @@ impl EventTable {
         let inner = Inner {
             // Port 0 stays free for ever: the search starts above it.
             channels: alloc::vec![Channel::FREE],
-            bitmaps: Bitmaps { shared: shared_info },
+            bitmaps: Bitmaps { shared: shared_info, width: Width::default() },
             abi: Abi::TwoLevel,
             vcpus: vcpus.collect(),
             pirqs: BTreeMap::new(),
@@ -291,6 +291,12 @@ impl EventTable {
     /// The domain whose table this is.
     pub const fn domain(&self) -> DomainId {
         self.domain
+    }
+
+    /// Chooses the width of the words in the shared page; whether it was another. The 2-level ABI's bits are not moved:
+    /// who changes the width starts anew.
+    pub fn set_width(&self, width: Width) -> bool {
+        core::mem::replace(&mut self.inner.lock().bitmaps.width, width) != width
     }
 
     /// Where the `vcpu_info` of a virtual CPU is, now and later.

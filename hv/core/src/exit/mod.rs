@@ -27,6 +27,7 @@ pub use msr::{on_msr_read, on_msr_write};
 
 use crate::apic::{Effect, Ipi, Moment};
 use crate::domain::ShutdownReason;
+use crate::event::Width;
 use crate::hw::{Access, EntryFailure, Event, Exit, Platform, RawExit, Reg, TscTicks, VcpuHw};
 use crate::time::Clock;
 use crate::vcpu::{Context, Hw, Vcpu};
@@ -125,6 +126,8 @@ pub trait Around<P: Platform> {
     fn fetch(&self, context: &Context<Hw<P>>, linear: u64, into: &mut [u8]) -> usize;
     /// Reads or writes guest memory at a guest-physical frame, for the hypercall page.
     fn write_page(&self, gfn: Gfn, bytes: &[u8; 4096]) -> Result<(), Errno>;
+    /// Takes the width of what the guest shares with the hypervisor from the mode that it is in.
+    fn latch_width(&self, width: Width);
     /// Whether the nested tables allow an access now: another CPU may have changed them since the exit.
     fn allows(&self, gpa: GuestPhys, access: Access) -> bool;
     /// Serves an access to a port that its domain has a part in, such as the PCI configuration ports of driver domains:

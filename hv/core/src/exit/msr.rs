@@ -186,7 +186,10 @@ fn write<P: Platform>(
             let effect = context.apic.msr_write(index, value, moment(around)).map_err(|_| Denied)?;
             act(context, around, effect);
         }
-        HYPERCALL_MSR => hypercall_page(around, value)?,
+        HYPERCALL_MSR => {
+            hypercall_page(around, value)?;
+            around.latch_width(crate::call::width(&context.hw));
+        }
         FS_BASE | GS_BASE => {
             require(is_canonical(value))?;
             let segment = if index == FS_BASE { Segment::Fs } else { Segment::Gs };

@@ -2,6 +2,7 @@
 
 use crate::apic::Ipi;
 use crate::domain::{Domain, Format};
+use crate::event::Width;
 use crate::exit::{Around, CpuidPolicy, PortAccess};
 use crate::hw::{Access, HostPhys, IoExit, Platform, TscTicks};
 use crate::mem::{Linear, Physical};
@@ -76,6 +77,10 @@ impl<P: Platform> Around<P> for Surroundings<'_, P> {
         let memory = self.domain.memory.read();
         let mut guest = Physical::<Format<P>, _>::new(&memory, self.system.memory());
         guest.write(gfn.checked_base().ok_or(Errno::EFAULT)?, bytes)
+    }
+
+    fn latch_width(&self, width: Width) {
+        crate::call::latch_width(self.system, self.domain, width);
     }
 
     fn allows(&self, gpa: GuestPhys, access: Access) -> bool {

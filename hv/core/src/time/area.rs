@@ -1,12 +1,14 @@
 //! Structures in guest memory that the hypervisor keeps up to date.
 
 use super::clock::Clock;
+use crate::event::Width;
 use crate::hw::{HostPhys, Nanos, PAGE_BYTES, PhysMemory, TscTicks};
 use crate::mem::PageRef;
 use crate::sched::RunTimes;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::fence;
+use pv_abi::ia32;
 use pv_abi::shared_info::{SharedInfo, VcpuTimeInfo};
 use pv_abi::vcpu::RunstateInfo;
 
@@ -58,19 +60,29 @@ pub fn publish_clock<M: PhysMemory>(memory: &M, at: HostPhys, clock: &Clock, now
     version.store(odd.wrapping_add(1), Release);
 }
 
-/// Writes the time of day at system time zero into a shared page.
-pub fn publish_wall_clock<M: PhysMemory>(memory: &M, shared: HostPhys, base: Nanos) {
+/// Writes the time of day at system time zero into a shared page, where a guest of this width looks for it.
+pub fn publish_wall_clock<M: PhysMemory>(memory: &M, shared: HostPhys, width: Width, base: Nanos) {
     let field = |offset: usize| memory.u32_at(HostPhys::new(shared.raw() + offset as u64));
+    let narrow = ia32::shared_info::WC_VERSION;
+    let (version, sec, nsec, sec_hi) = match width {
+        Width::Bits32 => (narrow, narrow + 4, narrow + 8, ia32::shared_info::WC_SEC_HI),
+        Width::Bits64 => (
+            offset_of!(SharedInfo, wc_version),
+            offset_of!(SharedInfo, wc_sec),
+            offset_of!(SharedInfo, wc_nsec),
+            offset_of!(SharedInfo, wc_sec_hi),
+        ),
+    };
     let seconds = base.raw() / 1_000_000_000;
-    let version = field(offset_of!(SharedInfo, wc_version));
+    let version = field(version);
     let odd = version.load(Relaxed) | 1;
     version.store(odd, Relaxed);
     fence(Release);
     #[allow(clippy::cast_possible_truncation)] // taken apart
     {
-        field(offset_of!(SharedInfo, wc_sec)).store(seconds as u32, Relaxed);
-        field(offset_of!(SharedInfo, wc_sec_hi)).store((seconds >> 32) as u32, Relaxed);
-        field(offset_of!(SharedInfo, wc_nsec)).store((base.raw() % 1_000_000_000) as u32, Relaxed);
+        field(sec).store(seconds as u32, Relaxed);
+        field(sec_hi).store((seconds >> 32) as u32, Relaxed);
+        field(nsec).store((base.raw() % 1_000_000_000) as u32, Relaxed);
     }
     version.store(odd.wrapping_add(1), Release);
 }

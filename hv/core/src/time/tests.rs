@@ -1,4 +1,5 @@
 use super::*;
+use crate::event::Width;
 use crate::hw::{CpuId, HostPhys, Mfn, Nanos, PhysMemory, TscTicks};
 use crate::sched::{RunTimes, State};
 use crate::testing::VecMemory;
@@ -74,10 +75,17 @@ fn the_clock_is_published_under_its_sequence_count() {
 fn the_wall_clock_is_published_in_seconds_and_nanoseconds() {
     let memory = VecMemory::new(2);
     let shared = Mfn::new(1).base();
-    publish_wall_clock(&memory, shared, Nanos::new((1 << 32) * 1_000_000_000 + 5_000_000_007));
-    let words = memory.bytes(HostPhys::new(shared.raw() + 0xc00), 16);
-    let words: Vec<_> = words.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
-    assert_eq!(words, [2, 5, 7, 1]);
+    let base = Nanos::new((1 << 32) * 1_000_000_000 + 5_000_000_007);
+    let words = |offset, bytes| -> Vec<u32> {
+        let bytes = memory.bytes(HostPhys::new(shared.raw() + offset), bytes);
+        bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
+    };
+    publish_wall_clock(&memory, shared, Width::Bits64, base);
+    assert_eq!(words(0xc00, 16), [2, 5, 7, 1]);
+    assert_eq!(words(0x800, 0x200), [0; 0x80]);
+    publish_wall_clock(&memory, shared, Width::Bits32, base);
+    assert_eq!(words(0x900, 12), [2, 5, 7]);
+    assert_eq!(words(0x924, 4), [1]);
 }
 
 #[test]

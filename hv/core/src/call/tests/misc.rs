@@ -62,17 +62,13 @@ fn what_is_not_in_the_table_is_refused_and_counted() {
 }
 
 #[test]
-fn user_programs_and_32_bit_code_make_no_calls() {
+fn user_programs_make_no_calls() {
     let world = World::new();
     let a = world.guest("a");
     a.set_level(&mut a.vcpu.context.lock().hw, 3);
     assert_eq!(stub::version_number(&a), Err(Errno::EPERM));
     a.set_level(&mut a.vcpu.context.lock().hw, 0);
     assert!(stub::version_number(&a).is_ok());
-    use crate::hw::{Segment, SegmentState, VcpuHw};
-    let code = SegmentState { attributes: 0xc9b, ..Default::default() };
-    a.vcpu.context.lock().hw.set_segment(Segment::Cs, code);
-    assert_eq!(stub::version_number(&a), Err(Errno::ENOSYS));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod events;
 mod fuzz;
 mod grants;
 mod misc;
+mod narrow;
 mod pointers;
 mod world;
 

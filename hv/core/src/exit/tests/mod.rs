@@ -5,7 +5,7 @@ mod messages;
 mod registers;
 
 use super::*;
-use crate::event::InfoPlace;
+use crate::event::{InfoPlace, Width};
 use crate::hw::{Backend, HostPhys, PhysMemory, Segment, SegmentState, VcpuConfig};
 use crate::sched::{CpuMask, Group};
 use crate::testing::{ScriptedVcpu, TestMachine};
@@ -36,6 +36,7 @@ pub struct Bench {
     pub registers: Mutex<HashMap<u64, u64>>,
     pub page: Mutex<Option<(Gfn, Vec<u8>)>>,
     pub timer: Mutex<Option<Option<TscTicks>>>,
+    pub width: Mutex<Option<Width>>,
     pub sent: Mutex<Vec<Ipi>>,
 }
 
@@ -65,6 +66,7 @@ impl Bench {
             registers: Mutex::default(),
             page: Mutex::default(),
             timer: Mutex::default(),
+            width: Mutex::default(),
             sent: Mutex::default(),
         }
     }
@@ -148,6 +150,10 @@ impl Around<TestMachine> for Bench {
         }
         *self.page.lock().unwrap() = Some((gfn, bytes.to_vec()));
         Ok(())
+    }
+
+    fn latch_width(&self, width: Width) {
+        *self.width.lock().unwrap() = Some(width);
     }
 
     fn allows(&self, gpa: GuestPhys, access: Access) -> bool {

@@ -103,6 +103,7 @@ fn the_hypercall_page_has_a_stub_for_each_number() {
         assert_eq!(bytes[32 * 29..32 * 29 + 9], [0xb8, 29, 0, 0, 0, 0x0f, 0x01, 0xd9, 0xc3]);
         assert_eq!(bytes[9], 0xcc);
     }
+    assert_eq!(*bench.width.lock().unwrap(), Some(Width::Bits32), "the guest starts in 32-bit code");
     assert!(!write(&bench, 0x4000_0000, 0x5001), "there is one page only");
     assert!(!write(&bench, 0x4000_0000, 0xffff_ffff_f000), "no memory there");
 }
