@@ -178,6 +178,8 @@ pub mod key {
     pub const PROTOCOL: &str = "protocol";
     /// The value of [`PROTOCOL`] for this architecture (`XEN_IO_PROTO_ABI_X86_64` in `io/protocols.h`).
     pub const PROTOCOL_X86_64: &str = "x86_64-abi";
+    /// The value for front ends of 32-bit kernels (`XEN_IO_PROTO_ABI_X86_32`): [`crate::ia32::blkif`].
+    pub const PROTOCOL_X86_32: &str = "x86_32-abi";
     /// Back end: size of the disk in sectors.
     pub const SECTORS: &str = "sectors";
     /// Back end: logical sector size.

@@ -8,6 +8,7 @@ use pv_abi::ids::{DomainId, GrantRef, Port};
 use pv_abi::io::blkif::{self, Response, key};
 
 use super::super::device::{BlockDevice, Operation, SECTOR_SIZE};
+use super::dialect::Dialect;
 use super::intake::{Intake, Kind, Offer, Refusal, Segments, parse};
 use super::jobs::{Jobs, Work};
 use super::memory::{Cache, HeldPiece, Mode, do_copies};
@@ -24,6 +25,7 @@ pub(super) struct Link<P: Platform> {
     platform: P,
     peer: DomainId,
     ring: Option<BackRing<P::Memory>>,
+    dialect: Dialect,
     port: Port,
     offer: Offer,
     mode: Mode<P::Memory>,
@@ -42,9 +44,8 @@ impl<P: Platform> Link<P> {
         has_memory: bool,
     ) -> Result<Self, String> {
         let protocol = read_text(store, TransactionId::NONE, &ends.peer_key(key::PROTOCOL));
-        if protocol.as_deref().is_some_and(|protocol| protocol != key::PROTOCOL_X86_64) {
-            return Err("the front end speaks another protocol than x86_64-abi".into());
-        }
+        let dialect = Dialect::named(protocol.as_deref())
+            .ok_or("the front end speaks another protocol than x86_64-abi or x86_32-abi")?;
         let order = match ends.peer_number(store, key::RING_PAGE_ORDER) {
             Some(order) => order,
             None => {
@@ -76,7 +77,7 @@ impl<P: Platform> Link<P> {
         let pages = platform
             .map(peer, &grants, Access::ReadWrite)
             .map_err(|error| format!("the ring cannot be mapped: {error}"))?;
-        let ring = BackRing::new(pages, blkif::SLOT_SIZE).map_err(|error| format!("{error}"))?;
+        let ring = BackRing::new(pages, dialect.slot_size()).map_err(|error| format!("{error}"))?;
         let port = platform
             .bind_interdomain(peer, remote)
             .map_err(|error| format!("the event channel cannot be bound: {error}"))?;
@@ -84,6 +85,7 @@ impl<P: Platform> Link<P> {
             platform: platform.clone(),
             peer,
             ring: Some(ring),
+            dialect,
             port,
             offer,
             mode,
@@ -189,7 +191,7 @@ impl<P: Platform> Link<P> {
         let mut taken = 0;
         while taken < count {
             taken += 1;
-            let raw: blkif::Request = ring.take();
+            let raw = self.dialect.take(ring);
             let intake = parse(&raw, &self.offer).and_then(|head| match &head.segments {
                 Segments::Direct(segments) => head.complete(segments, &self.offer),
                 Segments::Indirect(count, pages) => {
@@ -209,7 +211,7 @@ impl<P: Platform> Link<P> {
                 }
                 Err(refusal) => {
                     counters.errors += 1;
-                    respond(ring, refusal);
+                    respond(self.dialect, ring, refusal);
                 }
             }
         }
@@ -257,7 +259,7 @@ impl<P: Platform> Link<P> {
         counters.errors += 1;
         let refusal = Refusal { id: intake.id, operation: intake.operation, status: blkif::RSP_ERROR };
         if let Some(ring) = &mut self.ring {
-            respond(ring, refusal);
+            respond(self.dialect, ring, refusal);
         }
     }
 
@@ -309,7 +311,7 @@ impl<P: Platform> Link<P> {
             let status = if is_good { blkif::RSP_OKAY } else { blkif::RSP_ERROR };
             counters.errors += u64::from(!is_good);
             if let Some(ring) = &mut self.ring {
-                respond(ring, Refusal { id: intake.id, operation: intake.operation, status });
+                respond(self.dialect, ring, Refusal { id: intake.id, operation: intake.operation, status });
             }
         }
     }
@@ -336,7 +338,7 @@ impl<P: Platform> Link<P> {
             }
             counters.errors += u64::from(status != blkif::RSP_OKAY);
             if let Some(ring) = &mut self.ring {
-                respond(ring, Refusal { id: request.id, operation: request.operation, status });
+                respond(self.dialect, ring, Refusal { id: request.id, operation: request.operation, status });
             }
         }
         self.release(counters);
@@ -367,11 +369,11 @@ fn work<M>(intake: &Intake, pieces: Vec<HeldPiece<M>>, copies_out: Vec<GrantCopy
     }
 }
 
-fn respond<M: crate::SharedMemory>(ring: &mut BackRing<M>, answer: Refusal) {
+fn respond<M: crate::SharedMemory>(dialect: Dialect, ring: &mut BackRing<M>, answer: Refusal) {
     let response =
         Response { id: answer.id, operation: answer.operation, status: answer.status, ..Response::default() };
     // There is room: every response answers a request that was taken from its slot.
-    let _ = ring.push(&response);
+    let _ = dialect.push(ring, &response);
 }
 
 /// Adds the copies that carry out a read or write; `None` when the device has no memory there.

@@ -9,6 +9,7 @@
 //! * Memory of the guest stays mapped as long as the device may use it, whatever the guest does.
 //! * The guest is told to send no event while we are sure to look at the ring again anyway.
 
+mod dialect;
 mod intake;
 mod jobs;
 mod link;

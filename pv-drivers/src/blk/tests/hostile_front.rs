@@ -16,18 +16,18 @@ use crate::xenbus::{XenbusState, read_state};
 use crate::xs::{TransactionId, write_display};
 
 /// A back end whose front end is this test.
-struct Attacker {
+pub(super) struct Attacker {
     machine: Machine,
-    guest: Domain,
+    pub(super) guest: Domain,
     dom0: Domain,
-    guest_store: LocalStore,
+    pub(super) guest_store: LocalStore,
     dom0_store: LocalStore,
-    ring: FrontRing<Domain>,
-    data: Shared<Domain>,
-    back: BlkBack<Domain, MemoryDisk<Memory>>,
+    pub(super) ring: FrontRing<Domain>,
+    pub(super) data: Shared<Domain>,
+    pub(super) back: BlkBack<Domain, MemoryDisk<Memory>>,
 }
 
-fn publish(attacker: &mut Attacker, keys: &[(&str, u64)]) {
+pub(super) fn publish(attacker: &mut Attacker, keys: &[(&str, u64)]) {
     let dir = frontend_dir(GUEST, "vbd", 51712);
     for (key, value) in keys {
         write_display(&mut attacker.guest_store, TransactionId::NONE, &std::format!("{dir}/{key}"), value)
@@ -38,20 +38,20 @@ fn publish(attacker: &mut Attacker, keys: &[(&str, u64)]) {
     attacker.back.on_store(&mut attacker.dom0_store);
 }
 
-fn unconnected(options: Options, mode: &str) -> Attacker {
+pub(super) fn unconnected(options: Options, mode: &str, slot: usize) -> Attacker {
     let machine = Machine::new();
     let (guest, dom0) = (machine.domain(1), machine.domain(0));
     let (guest_store, mut dom0_store) = stores();
     add_disk(&mut dom0_store, mode);
     let disk = MemoryDisk::new(&dom0, MIB, false).unwrap();
     let back = open_back(&dom0, &mut dom0_store, disk, options);
-    let ring = FrontRing::new(&guest, DomainId::DOM0, 1, 112).unwrap();
+    let ring = FrontRing::new(&guest, DomainId::DOM0, 1, slot).unwrap();
     let data = Shared::new(&guest, DomainId::DOM0, 4, Access::ReadWrite).unwrap();
     Attacker { machine, guest, dom0, guest_store, dom0_store, ring, data, back }
 }
 
 fn attacker_with(options: Options, mode: &str, persistent: bool) -> Attacker {
-    let mut attacker = unconnected(options, mode);
+    let mut attacker = unconnected(options, mode, 112);
     let port = attacker.guest.alloc_unbound(DomainId::DOM0).unwrap();
     let grant = attacker.ring.grants()[0].raw();
     let keys = [
@@ -75,7 +75,7 @@ fn attacker(number: usize) -> Attacker {
 }
 
 impl Attacker {
-    fn segment(&self, first_sect: u8, last_sect: u8) -> Segment {
+    pub(super) fn segment(&self, first_sect: u8, last_sect: u8) -> Segment {
         Segment { gref: self.data.grants()[0].raw(), first_sect, last_sect, pad: 0 }
     }
 
@@ -105,7 +105,7 @@ impl Attacker {
         assert_eq!(self.status(&request), RSP_OKAY);
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         let Self { guest, dom0, ring, data, back, machine, .. } = self;
         drop((back, ring, data));
         guest.retry_retired();
@@ -298,7 +298,7 @@ fn nonsense_in_the_store_is_refused_with_a_reason() {
         (|ring| std::vec![("ring-ref", ring | 1 << 40), ("event-channel", 1)], "no grant"),
     ];
     for (keys, reason) in cases {
-        let mut attacker = unconnected(Options::default(), "w");
+        let mut attacker = unconnected(Options::default(), "w", 112);
         let keys = keys(ring(&attacker));
         publish(&mut attacker, &keys);
         assert!(!attacker.back.is_connected());

@@ -4,6 +4,7 @@ mod closing;
 mod data;
 mod hostile_back;
 mod hostile_front;
+mod narrow;
 mod order;
 
 use std::collections::VecDeque;
