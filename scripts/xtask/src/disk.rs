@@ -29,8 +29,17 @@ pub fn own() -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Makes an image with a FAT file system and the files.
+/// Makes an image with a FAT file system and the tool's own files.
 pub fn make(file: &Path, size: u64) -> Result<()> {
+    make_with(file, size, FILES.iter().map(|(name, text)| (*name, text.as_bytes())))
+}
+
+/// Makes an image with a FAT file system and these files. Their paths may have folders in them.
+pub fn make_with<'a>(
+    file: &Path,
+    size: u64,
+    files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> Result<()> {
     let disk = OpenOptions::new()
         .read(true)
         .write(true)
@@ -42,8 +51,11 @@ pub fn make(file: &Path, size: u64) -> Result<()> {
     fatfs::format_volume(&disk, FormatVolumeOptions::new().volume_label(*b"XENOLITH   "))?;
     let volume = FileSystem::new(&disk, FsOptions::new())?;
     let root = volume.root_dir();
-    for (name, text) in FILES {
-        root.create_file(name)?.write_all(text.as_bytes())?;
+    for (name, bytes) in files {
+        for (slash, _) in name.match_indices('/') {
+            root.create_dir(&name[..slash])?;
+        }
+        root.create_file(name)?.write_all(bytes)?;
     }
     drop(root);
     volume.unmount()?;

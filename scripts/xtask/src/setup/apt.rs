@@ -18,6 +18,8 @@ pub enum Need {
     FatTools,
     /// What `grub-mkrescue` needs for an ISO that boots from BIOS and from UEFI.
     Iso,
+    /// A boot loader that is a 32-bit PVH guest.
+    Grub,
     /// UEFI firmware for QEMU.
     Ovmf,
     /// What the build of Bochs needs.
@@ -55,6 +57,7 @@ impl Need {
                 "xorriso": Program("xorriso"),
                 "mtools": Program("mformat"),
             ],
+            Need::Grub => packages!["grub-xen-bin": File("/usr/lib/grub-xen/grub-i386-xen_pvh.bin")],
             Need::Ovmf => packages!["ovmf": File("/usr/share/ovmf/OVMF.fd")],
             Need::BochsBuild => packages![
                 "g++": Program("g++"), "make": Program("make"), "patch": Program("patch"), "xz-utils": Program("xz"),

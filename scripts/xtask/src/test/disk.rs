@@ -70,7 +70,7 @@ impl Drop for Image {
 }
 
 /// Returns bytes without a pattern: the high bytes of a linear congruential sequence (Knuth's MMIX constants).
-fn noise(count: usize, seed: u64) -> Vec<u8> {
+pub fn noise(count: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let mut bytes = Vec::with_capacity(count);
     while bytes.len() < count {

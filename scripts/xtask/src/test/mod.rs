@@ -8,6 +8,7 @@ mod conformance;
 mod context;
 mod disk;
 mod foreign;
+mod grub;
 mod isolation;
 mod live;
 mod net;

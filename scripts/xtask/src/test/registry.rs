@@ -1,6 +1,8 @@
 //! The list of all cases, in the order in which they run: the cheap ones first.
 
-use super::{Context, Verdict, boot, conformance, disk, foreign, isolation, net, repository, rust, tool};
+use super::{
+    Context, Verdict, boot, conformance, disk, foreign, grub, isolation, net, repository, rust, tool,
+};
 use anyhow::Result;
 
 /// What a case does.
@@ -38,6 +40,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(disk::cases());
     cases.extend(net::cases());
     cases.extend(foreign::cases());
+    cases.extend(grub::cases());
     cases.extend(isolation::cases());
     cases.extend(conformance::cases());
     cases
