@@ -84,8 +84,12 @@ pub fn create_domain(store: &mut dyn Store, spec: &DomainSpec<'_>) -> Result<(),
             store.write(transaction, &format!("{home}/control/{feature}"), b"1")?;
         }
         // Where the guest may write.
-        for dir in ["control/shutdown", "data", "drivers", "feature", "attr", "error"] {
+        for dir in ["data", "drivers", "feature", "attr", "error"] {
             make_owned(store, transaction, &format!("{home}/{dir}"), spec.domain, None)?;
+        }
+        // What is asked of it, and which of that it can do.
+        for node in ["shutdown", "feature-poweroff", "feature-reboot", "feature-suspend", "sysrq"] {
+            make_owned(store, transaction, &format!("{home}/control/{node}"), spec.domain, None)?;
         }
         Ok(())
     })

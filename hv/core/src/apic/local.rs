@@ -54,6 +54,8 @@ pub enum Effect {
     Nothing,
     /// The task priority changed: the virtual CPU's CR8 follows, and an interrupt may have become deliverable.
     Priority,
+    /// It takes interrupts from now on: those for upcalls that it refused before come again.
+    Enabled,
     /// The timer is set to this time, or stopped.
     Timer(Option<TscTicks>),
     /// A message is to be sent.
@@ -318,8 +320,10 @@ impl LocalApic {
                 self.svr = value & 0x1ff;
                 if value & SVR_ENABLED == 0 {
                     self.lvt.iter_mut().for_each(|lvt| *lvt |= LVT_MASKED);
+                    Effect::Nothing
+                } else {
+                    Effect::Enabled
                 }
-                Effect::Nothing
             }
             ESR => {
                 let [present, shown] = &mut self.errors;

@@ -19,7 +19,7 @@ impl Bench {
             clock: Clock::new(1_000_000_000),
             now: 0,
         };
-        assert_eq!(bench.write(SVR, 0x1ff), Effect::Nothing);
+        assert_eq!(bench.write(SVR, 0x1ff), Effect::Enabled);
         bench
     }
 

@@ -8,13 +8,17 @@
 //!   0xfee00000    local interrupt controller 0xfee00000   local interrupt controller
 //!                 nothing: grants, devices                its devices' registers, where the machine has them
 //!   3 GiB         ------------------------
+//!                 ACPI tables (or at the
+//!                 end of less memory)
 //!                 memory                     base + size  ------------------------
+//!                                                         ACPI tables
 //!   0                                                     memory, contiguous in the machine
 //!                                            base         ------------------------
 //! ```
 //!
 //! The special pages lie where Xen's tools put them (`xen/hvm/hvm_info_table.h`, libxenguest `xg_dom_x86.c`).
 
+use super::acpi;
 use super::elf::{Kernel, LoadSegment};
 use crate::hw::{PAGE_BYTES, PAGE_SHIFT};
 use alloc::vec::Vec;
@@ -130,20 +134,31 @@ impl Layout {
         &self.ranges
     }
 
-    /// The range in which a guest starts: the one below 4 GiB.
+    /// The range in which a guest starts: below 4 GiB, without the ACPI tables.
     fn low(&self) -> Range {
         let mut range = self.ranges.first().copied().unwrap_or(Range { start: 0, end: 0 });
-        range.end = range.end.min(HIGH_START);
+        range.end = range.end.min(HIGH_START).saturating_sub(acpi::BYTES).max(range.start);
         range
+    }
+
+    /// Where the ACPI tables go.
+    pub fn acpi(&self) -> GuestPhys {
+        GuestPhys::new(self.low().end)
     }
 
     /// The memory map that the guest is given.
     pub fn memory_map(&self) -> Vec<HvmMemmapEntry> {
+        let low = self.low();
         let mut entries: Vec<_> = self
             .ranges
             .iter()
+            .skip(1)
             .map(|range| entry(range.start, range.end, memmap_type::RAM))
-            .chain([entry(SPECIAL_START, SPECIAL_END, memmap_type::RESERVED)])
+            .chain([
+                entry(low.start, low.end, memmap_type::RAM),
+                entry(low.end, low.end + acpi::BYTES, memmap_type::ACPI),
+                entry(SPECIAL_START, SPECIAL_END, memmap_type::RESERVED),
+            ])
             .collect();
         entries.sort_unstable_by_key(|entry| entry.addr);
         entries
@@ -235,7 +250,7 @@ mod tests {
         let expected = [Range { start: 0, end: 3 << 30 }, Range { start: 4 << 30, end: 6 << 30 }];
         assert_eq!(layout.ranges(), expected);
         let map = layout.memory_map();
-        assert_eq!(map.iter().map(|entry| entry.kind).collect::<Vec<_>>(), [1, 2, 1]);
+        assert_eq!(map.iter().map(|entry| entry.kind).collect::<Vec<_>>(), [1, 3, 2, 1]);
         assert!(map.windows(2).all(|pair| pair[0].addr + pair[0].size <= pair[1].addr));
         assert_eq!(Layout::ordinary(64 * MIB + 5).unwrap().ranges(), [Range { start: 0, end: 64 * MIB }]);
         assert_eq!(Layout::ordinary(u64::MAX), Err(LayoutError::TooLarge));

@@ -1,5 +1,6 @@
 //! What domains are started from: the boot bundle, kernels, and what a guest finds in its memory at its start.
 
+pub mod acpi;
 pub mod bundle;
 pub mod elf;
 pub mod layout;

@@ -26,13 +26,14 @@ pub fn start_info_bytes(cmdline: &str, module_cmdlines: &[&str], memory_map: &[H
 }
 
 /// Makes the start information that goes to `at`, which is aligned to 8 bytes: the structure, the list of modules, the
-/// memory map and the command lines.
+/// memory map and the command lines. The ACPI tables are at `rsdp`.
 pub fn start_info(
     at: GuestPhys,
     flags: u32,
     cmdline: &str,
     modules: &[Module<'_>],
     memory_map: &[HvmMemmapEntry],
+    rsdp: GuestPhys,
 ) -> Vec<u8> {
     let modlist = at.raw() + size_of::<HvmStartInfo>() as u64;
     let memmap = modlist + (modules.len() * size_of::<HvmModlistEntry>()) as u64;
@@ -61,7 +62,7 @@ pub fn start_info(
         nr_modules: u32::try_from(modules.len()).unwrap_or(u32::MAX),
         modlist_paddr: if modules.is_empty() { 0 } else { modlist },
         cmdline_paddr,
-        rsdp_paddr: 0,
+        rsdp_paddr: rsdp.raw(),
         memmap_paddr: memmap,
         memmap_entries: u32::try_from(memory_map.len()).unwrap_or(u32::MAX),
         reserved: 0,
@@ -83,14 +84,14 @@ mod tests {
             Module { at: GuestPhys::new(0xa000), bytes: 78, cmdline: "" },
         ];
         let map = [HvmMemmapEntry { addr: 0, size: 0x10_0000, kind: 1, reserved: 0 }];
-        let bytes = start_info(at, 3, "role=guest", &modules, &map);
+        let bytes = start_info(at, 3, "role=guest", &modules, &map, GuestPhys::new(0x8000));
         assert_eq!(bytes.len() as u64, start_info_bytes("role=guest", &["first"], &map) + 32);
         let offset = |address: u64| usize::try_from(address - at.raw()).unwrap();
         let text =
             |address: u64| CStr::from_bytes_until_nul(&bytes[offset(address)..]).unwrap().to_str().unwrap();
         let (info, _) = HvmStartInfo::read_from_prefix(&bytes).unwrap();
         assert_eq!((info.magic, info.version, info.flags), (MAGIC, VERSION, 3));
-        assert_eq!(text(info.cmdline_paddr), "role=guest");
+        assert_eq!((text(info.cmdline_paddr), info.rsdp_paddr), ("role=guest", 0x8000));
         assert_eq!((info.nr_modules, info.memmap_entries), (2, 1));
         let (first, rest) = HvmModlistEntry::read_from_prefix(&bytes[offset(info.modlist_paddr)..]).unwrap();
         let (second, _) = HvmModlistEntry::read_from_prefix(rest).unwrap();

@@ -1,6 +1,7 @@
 //! Putting a kernel and what it needs into a domain's memory.
 
 use super::{Cause, file, kernel, sizes};
+use crate::boot::acpi;
 use crate::boot::start_of_day::{Module, start_info, start_info_bytes};
 use crate::boot::{Kernel, Layout};
 use crate::domain::{Domain, Format};
@@ -63,7 +64,7 @@ pub(super) fn load<P: Platform>(
         .collect();
     let privileged = config.roles.contains(Roles::CONTROL);
     let flags = if privileged { SIF_PRIVILEGED | SIF_INITDOMAIN } else { 0 };
-    let info = start_info(placement.info, flags, config.cmdline, &modules, &map);
+    let info = start_info(placement.info, flags, config.cmdline, &modules, &map, layout.acpi());
     {
         let memory = domain.memory.read();
         let mut guest = Physical::<Format<P>, _>::new(&memory, system.memory());
@@ -76,6 +77,7 @@ pub(super) fn load<P: Platform>(
             guest.write(*at, data)?;
         }
         guest.write(placement.info, &info)?;
+        guest.write(layout.acpi(), &acpi::tables(layout.acpi(), config.vcpus))?;
     }
     // The clock's parameters never change: they are written once.
     let now = system.platform.tsc();

@@ -5,7 +5,10 @@ use super::{Reply, latch_width, width};
 use crate::hw::Platform;
 use crate::vcpu::{Reason, notify};
 use pv_abi::Errno;
-use pv_abi::hvm::{CALLBACK_TYPE_SHIFT, CALLBACK_TYPE_VECTOR, EvtchnUpcallVector, GetTime, Param, param};
+use pv_abi::hvm::{
+    CALLBACK_TYPE_GSI, CALLBACK_TYPE_PCI_INTX, CALLBACK_TYPE_SHIFT, CALLBACK_TYPE_VECTOR, EvtchnUpcallVector,
+    GetTime, Param, param,
+};
 use pv_abi::ids::VcpuId;
 
 /// The lowest vector of an interrupt: those below are exceptions.
@@ -48,14 +51,14 @@ pub(super) fn hvm_set_param<P: Platform>(cx: &mut Cx<'_, P>, param: &Param) -> R
     Ok(0)
 }
 
-/// Only a vector, or nothing at all, can be delivered: there are no emulated interrupt controllers with lines.
+/// A vector must be one of an interrupt. A line is accepted, as Linux names one after it has given each vCPU a vector,
+/// but nothing is ever delivered by it: there are no emulated interrupt controllers.
 fn check_callback(value: u64) -> pv_abi::errno::Result<()> {
     let [vector, ..] = value.to_le_bytes();
-    let kind = value >> CALLBACK_TYPE_SHIFT;
-    if value == 0 || (kind == CALLBACK_TYPE_VECTOR && vector >= FIRST_VECTOR) {
-        Ok(())
-    } else {
-        Err(Errno::EINVAL)
+    match value >> CALLBACK_TYPE_SHIFT {
+        CALLBACK_TYPE_GSI | CALLBACK_TYPE_PCI_INTX => Ok(()),
+        CALLBACK_TYPE_VECTOR if vector >= FIRST_VECTOR => Ok(()),
+        _ => Err(Errno::EINVAL),
     }
 }
 

@@ -154,6 +154,7 @@ pub(crate) fn act<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Aroun
             context.hw.set(Reg::Cr8, u64::from(cr8));
             around.vcpu().attention.raise(crate::vcpu::Reason::APIC);
         }
+        Effect::Enabled => around.vcpu().attention.raise(crate::vcpu::Reason::UPCALL),
         Effect::Timer(deadline) => around.set_apic_timer(deadline),
         Effect::Send(ipi) => around.send_ipi(ipi),
     }

@@ -81,6 +81,16 @@ unsafe fn xsetbv(value: u64) {
     };
 }
 
+/// # Safety
+///
+/// CR4.OSXSAVE must be set.
+unsafe fn xgetbv() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: by this function's contract.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// The vector state of a virtual CPU while another runs, and its XCR0.
 pub struct VectorState {
     area: NonNull<u8>,
@@ -115,9 +125,15 @@ impl VectorState {
         self.xcr0 = 1;
     }
 
-    /// The guest's XCR0.
-    pub fn xcr0(&self) -> u64 {
-        self.xcr0
+    /// The guest's XCR0; `loaded` as for [`set_xcr0`](Self::set_xcr0). While it is loaded the register itself counts:
+    /// QEMU's AMD-V (seen in 7.2) executes XSETBV in a guest though it is intercepted.
+    pub fn xcr0(&self, loaded: bool) -> u64 {
+        if loaded && MASK.load(Ordering::Relaxed) != 0 {
+            // SAFETY: `set_up` set CR4.OSXSAVE.
+            unsafe { xgetbv() }
+        } else {
+            self.xcr0
+        }
     }
 
     /// Sets the guest's XCR0, which must be of [`supported_components`] and valid; `loaded` says whether this
@@ -157,6 +173,7 @@ impl VectorState {
         // SAFETY: as for `load`.
         unsafe {
             if mask != 0 {
+                self.xcr0 = xgetbv();
                 xsetbv(mask);
                 asm!(
                     "xsave64 [{}]", in(reg) self.area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX,

@@ -357,7 +357,7 @@ impl VcpuHw for SvmVcpu {
             Reg::SysenterEip => save.sysenter_eip,
             Reg::Pat => save.pat,
             Reg::TscAux => self.tsc_aux,
-            Reg::Xcr0 => self.vector.xcr0(),
+            Reg::Xcr0 => self.vector.xcr0(self.loaded),
         }
     }
 

@@ -420,7 +420,7 @@ impl VcpuHw for Vcpu {
         match register {
             Reg::Cr2 => self.cr2,
             Reg::Cr8 => self.cr8,
-            Reg::Xcr0 => self.vector.xcr0(),
+            Reg::Xcr0 => self.vector.xcr0(self.loaded),
             Reg::Dr6 => self.debug.dr6(self.loaded),
             _ if self.loaded => self.read_reg(register),
             _ => self.structure.handle().visit(|| self.read_reg(register)),

@@ -268,10 +268,10 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
                     self.fail(store, reason);
                 } else if matches!(front, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown) {
                     self.phase = Phase::Draining;
-                    self.drain(store);
+                    self.drain(store, front);
                 }
             }
-            Phase::Draining => self.drain(store),
+            Phase::Draining => self.drain(store, front),
             Phase::Closed | Phase::Failed => {
                 self.drop_link_if_idle();
                 if self.link.is_none() && matches!(front, XenbusState::Closed | XenbusState::Unknown) {
@@ -318,9 +318,16 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
         self.say(store, XenbusState::Closing);
     }
 
-    fn drain(&mut self, store: &mut dyn Store) {
+    /// Closes once the device is done. A front end that is closing is told `Closing` first, and `Closed` when it has
+    /// closed itself: Linux waits for the former before it powers off.
+    fn drain(&mut self, store: &mut dyn Store, front: XenbusState) {
         self.drop_link_if_idle();
-        if self.link.is_none() {
+        if self.link.is_some() {
+            return;
+        }
+        if front == XenbusState::Closing {
+            self.say(store, XenbusState::Closing);
+        } else {
             self.phase = Phase::Closed;
             self.say(store, XenbusState::Closed);
         }

@@ -257,7 +257,12 @@ impl<P: Platform> NetBack<P> {
                 XenbusState::Closing | XenbusState::Closed => self.close(store),
                 _ => {}
             },
-            Phase::Connected if is_gone || front == XenbusState::Closing => self.close(store),
+            Phase::Connected if is_gone => self.close(store),
+            Phase::Connected if front == XenbusState::Closing => {
+                // `Closed` follows when the front end has closed itself: Linux waits for this before it powers off.
+                self.queues.clear();
+                self.say(store, XenbusState::Closing);
+            }
             Phase::Connected => {}
             Phase::Closed | Phase::Failed => {
                 if is_gone {

@@ -93,7 +93,8 @@ fn parameters_have_owners() {
     set(&a, DomainId::SELF, param::CALLBACK_IRQ, (2 << 56) | 0xf3).unwrap();
     assert!(a.vcpu.attention.peek().contains(Reason::UPCALL));
     assert_eq!(set(&a, DomainId::SELF, param::CALLBACK_IRQ, (2 << 56) | 3), Err(Errno::EINVAL));
-    assert_eq!(set(&a, DomainId::SELF, param::CALLBACK_IRQ, 1 << 56), Err(Errno::EINVAL));
+    assert_eq!(set(&a, DomainId::SELF, param::CALLBACK_IRQ, 4 << 56), Err(Errno::EINVAL));
+    set(&a, DomainId::SELF, param::CALLBACK_IRQ, 1).unwrap();
 
     let vector = |vcpu, vector| EvtchnUpcallVector { vcpu, vector, ..Default::default() };
     stub::hvm_set_upcall_vector(&a, &vector(1, 0x40)).unwrap();

@@ -70,6 +70,21 @@ fn an_upcall_that_the_guest_saw_by_itself_is_not_delivered() {
 }
 
 #[test]
+fn an_upcall_before_the_apic_is_enabled_comes_when_it_is() {
+    let bench = with_callback();
+    bench.vcpu.set_upcall_vector(0x40);
+    bench.mark();
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), bench.vcpu.attention.is_wanted()), (None, false));
+    bench.with(|context, bench| {
+        let effect = context.apic.mmio_write(0xf0, 0x1ff, moment(bench));
+        act(context, bench, effect);
+    });
+    deliver_now(&bench);
+    assert_eq!(bench.injected(), Some(Event::interrupt(0x40)));
+}
+
+#[test]
 fn an_upcall_vector_goes_through_the_apic() {
     let bench = with_callback();
     bench.vcpu.set_upcall_vector(0x40);
