@@ -105,6 +105,12 @@ pub trait SharedMemory: Send + Sync + 'static {
 
     /// Copies bytes out into private memory, each byte read once.
     fn copy_out(&self, offset: usize, to: &mut [u8]);
+    /// Copies `len` bytes out behind what `to` holds already, each byte read once.
+    fn append_out(&self, offset: usize, len: usize, to: &mut Vec<u8>) {
+        let from = to.len();
+        to.resize(from.saturating_add(len), 0);
+        self.copy_out(offset, to.get_mut(from..).unwrap_or_default());
+    }
     /// Copies bytes in from private memory.
     fn copy_in(&self, offset: usize, from: &[u8]);
     /// Copies `len` bytes into another run. The two must not overlap.

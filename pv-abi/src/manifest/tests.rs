@@ -28,7 +28,7 @@ cpus = 0,2-3
 disk = machine
 disk = machine1:1M+64M,ro
 disk = memory:16M
-vif = bridge,mac=02:00:00:00:00:01,rate=10M,antispoof
+vif = bridge,mac=02:00:00:00:00:01,rate=10M,mtu=9000,antispoof
 vif = bridge
 ";
 
@@ -61,8 +61,11 @@ fn a_whole_manifest_is_read() {
         ]
     );
     let vifs: Vec<_> = guest.vifs().collect();
-    assert_eq!(vifs[0], Vif { mac: Some([2, 0, 0, 0, 0, 1]), rate: Some(10 << 20), antispoof: true });
-    assert_eq!(vifs[1], Vif { mac: None, rate: None, antispoof: false });
+    assert_eq!(
+        vifs[0],
+        Vif { mac: Some([2, 0, 0, 0, 0, 1]), rate: Some(10 << 20), mtu: Some(9000), antispoof: true }
+    );
+    assert_eq!(vifs[1], Vif { mac: None, rate: None, mtu: None, antispoof: false });
     assert!(manifest.domain("guest-2").is_none());
 }
 
@@ -133,6 +136,9 @@ fn wrong_values_are_refused() {
         ("vif", "bridge,mac=02:00:00:00:00"),
         ("vif", "bridge,mac=03:00:00:00:00:01"),
         ("vif", "bridge,rate=0"),
+        ("vif", "bridge,mtu=67"),
+        ("vif", "bridge,mtu=65522"),
+        ("vif", "bridge,mtu=1500,mtu=1500"),
     ];
     for (key, value) in cases {
         let text = std::format!("xenolith 1\n[domain a]\n{key} = {value}\n");

@@ -1,6 +1,11 @@
-//! The value of `vif`: `bridge[,mac=02:…][,rate=10M][,antispoof]`.
+//! The value of `vif`: `bridge[,mac=02:…][,rate=10M][,mtu=9000][,antispoof]`.
 
 use super::parse_size;
+
+/// What every IPv4 host takes (RFC 791, section 3.1).
+const MTU_MIN: u16 = 576;
+/// The largest packet on a ring, less its Ethernet header.
+const MTU_MAX: u16 = 65521;
 
 /// A network interface of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +14,8 @@ pub struct Vif {
     pub mac: Option<[u8; 6]>,
     /// Most bytes that the guest may send in a second.
     pub rate: Option<u64>,
+    /// Bytes of the largest packet behind its Ethernet header, 576 to 65521; 1500 is meant if there is none.
+    pub mtu: Option<u16>,
     /// Whether frames with another sender than `mac` are dropped.
     pub antispoof: bool,
 }
@@ -20,12 +27,15 @@ impl Vif {
         if words.next()? != "bridge" {
             return None;
         }
-        let mut vif = Self { mac: None, rate: None, antispoof: false };
+        let mut vif = Self { mac: None, rate: None, mtu: None, antispoof: false };
         for word in words {
             match word.split_once('=') {
                 Some(("mac", value)) if vif.mac.is_none() => vif.mac = Some(mac(value)?),
                 Some(("rate", value)) if vif.rate.is_none() => {
                     vif.rate = Some(parse_size(value).filter(|rate| *rate > 0)?);
+                }
+                Some(("mtu", value)) if vif.mtu.is_none() => {
+                    vif.mtu = Some(value.parse().ok().filter(|mtu| (MTU_MIN..=MTU_MAX).contains(mtu))?);
                 }
                 None if word == "antispoof" && !vif.antispoof => vif.antispoof = true,
                 _ => return None,

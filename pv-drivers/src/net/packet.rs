@@ -167,6 +167,34 @@ pub fn fill_checksum(packet: &mut [u8]) -> bool {
     true
 }
 
+/// Puts the sum of the pseudo header where the transport checksum of a packet belongs: what a blank checksum is on a
+/// ring, so that a device or a stack that sums up the rest gets it right. `false` when it is neither TCP nor UDP.
+pub fn fill_blank(packet: &mut [u8]) -> bool {
+    let Some(layout) = layout(packet) else { return false };
+    let sum = pseudo_header(packet, &layout, packet.len().saturating_sub(layout.transport));
+    put16(packet, layout.checksum(), sum.fold());
+    true
+}
+
+/// Whether the transport checksum of a packet is right, or there is none that could be wrong: not TCP or UDP, a
+/// fragment, or UDP over IPv4 without one (RFC 768).
+#[must_use]
+pub fn is_checksum_good(packet: &[u8]) -> bool {
+    let Some(layout) = layout(packet) else { return true };
+    // What Ethernet padded is no part of it.
+    let end = match be16(packet, layout.ip + if layout.is_v6 { 4 } else { 2 }) {
+        Some(len) => layout.ip + usize::from(len) + if layout.is_v6 { 40 } else { 0 },
+        None => return false,
+    };
+    let Some(part) = packet.get(layout.transport..end) else { return false };
+    if !layout.is_tcp && !layout.is_v6 && be16(packet, layout.checksum()) == Some(0) {
+        return true;
+    }
+    let mut sum = pseudo_header(packet, &layout, part.len());
+    sum.add(part);
+    sum.fold() == 0xffff
+}
+
 /// Fills the transport checksum of a packet in memory of this domain that nobody else can reach. `header` is the start
 /// of the same packet.
 pub fn fill_checksum_in(memory: &impl SharedMemory, offset: usize, len: usize, header: &[u8]) -> bool {

@@ -1,7 +1,8 @@
-//! The bridge's way out.
+//! The bridge's way out, and other places of it that are no guests.
 
 use alloc::sync::Arc;
 
+use super::Offload;
 use crate::platform::SharedMemory;
 
 /// Memory of this domain that a network card reads or writes.
@@ -23,11 +24,17 @@ pub trait Uplink<M: SharedMemory>: Send {
     /// Whether there is a link.
     fn is_up(&self) -> bool;
 
+    /// Whether it takes large TCP packets, and packets without a transport checksum, as they are.
+    fn takes_offloads(&self) -> bool {
+        false
+    }
+
     /// A buffer for a packet to be sent; `None` while all are in use.
     fn acquire(&mut self) -> Option<UplinkBuffer<M>>;
 
-    /// Sends a packet of `len` bytes; [`Self::start`] may be needed to get it going.
-    fn send(&mut self, buffer: UplinkBuffer<M>, len: usize);
+    /// Sends a packet of `len` bytes; [`Self::start`] may be needed to get it going. `offload` says nothing special
+    /// unless [`Self::takes_offloads`].
+    fn send(&mut self, buffer: UplinkBuffer<M>, len: usize, offload: Offload);
 
     /// Gives a buffer back unsent.
     fn cancel(&mut self, buffer: UplinkBuffer<M>);
@@ -35,8 +42,8 @@ pub trait Uplink<M: SharedMemory>: Send {
     /// Starts what was sent, with one notification of the device.
     fn start(&mut self);
 
-    /// Takes a received packet and its length.
-    fn receive(&mut self) -> Option<(UplinkBuffer<M>, usize)>;
+    /// Takes a received packet, its length, and what is still to be done to it.
+    fn receive(&mut self) -> Option<(UplinkBuffer<M>, usize, Offload)>;
 
     /// Gives the buffer of a received packet back.
     fn release(&mut self, buffer: UplinkBuffer<M>);
@@ -54,13 +61,13 @@ impl<M: SharedMemory> Uplink<M> for NoUplink {
         None
     }
 
-    fn send(&mut self, _buffer: UplinkBuffer<M>, _len: usize) {}
+    fn send(&mut self, _buffer: UplinkBuffer<M>, _len: usize, _offload: Offload) {}
 
     fn cancel(&mut self, _buffer: UplinkBuffer<M>) {}
 
     fn start(&mut self) {}
 
-    fn receive(&mut self) -> Option<(UplinkBuffer<M>, usize)> {
+    fn receive(&mut self) -> Option<(UplinkBuffer<M>, usize, Offload)> {
         None
     }
 
@@ -72,12 +79,16 @@ impl<M: SharedMemory> Uplink<M> for alloc::boxed::Box<dyn Uplink<M>> {
         (**self).is_up()
     }
 
+    fn takes_offloads(&self) -> bool {
+        (**self).takes_offloads()
+    }
+
     fn acquire(&mut self) -> Option<UplinkBuffer<M>> {
         (**self).acquire()
     }
 
-    fn send(&mut self, buffer: UplinkBuffer<M>, len: usize) {
-        (**self).send(buffer, len);
+    fn send(&mut self, buffer: UplinkBuffer<M>, len: usize, offload: Offload) {
+        (**self).send(buffer, len, offload);
     }
 
     fn cancel(&mut self, buffer: UplinkBuffer<M>) {
@@ -88,7 +99,7 @@ impl<M: SharedMemory> Uplink<M> for alloc::boxed::Box<dyn Uplink<M>> {
         (**self).start();
     }
 
-    fn receive(&mut self) -> Option<(UplinkBuffer<M>, usize)> {
+    fn receive(&mut self) -> Option<(UplinkBuffer<M>, usize, Offload)> {
         (**self).receive()
     }
 

@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bitflags::bitflags;
-use pv_drivers::net::{Uplink, UplinkBuffer};
+use pv_drivers::net::{Offload, Uplink, UplinkBuffer};
 use pv_drivers::platform::SharedMemory;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
@@ -187,7 +187,7 @@ impl Uplink<Pages> for VirtioNet {
         Some(self.send.lend(buffer))
     }
 
-    fn send(&mut self, buffer: UplinkBuffer<Pages>, length: usize) {
+    fn send(&mut self, buffer: UplinkBuffer<Pages>, length: usize, _offload: Offload) {
         let number = buffer.token as u16;
         let length = length.min(buffer.capacity);
         self.send.buffers.zero(usize::from(number) * BUFFER, HEADER);
@@ -213,7 +213,7 @@ impl Uplink<Pages> for VirtioNet {
         self.send.kick(&mut self.transport);
     }
 
-    fn receive(&mut self) -> Option<(UplinkBuffer<Pages>, usize)> {
+    fn receive(&mut self) -> Option<(UplinkBuffer<Pages>, usize, Offload)> {
         let token = self.receive.queue.peek_used()?;
         let number = self.receive.tokens[usize::from(token) % DEPTH];
         let popped = self.receive.with_buffer(number, BUFFER, |queue, slice| {
@@ -221,7 +221,7 @@ impl Uplink<Pages> for VirtioNet {
             unsafe { queue.pop_used(token, &[], &mut [slice]) }
         });
         let length = (popped.ok()? as usize).min(BUFFER).saturating_sub(HEADER);
-        Some((self.receive.lend(number), length))
+        Some((self.receive.lend(number), length, Offload::default()))
     }
 
     fn release(&mut self, buffer: UplinkBuffer<Pages>) {

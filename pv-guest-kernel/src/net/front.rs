@@ -8,11 +8,11 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 
 use pv_abi::Port;
-use pv_drivers::net::{NetFront, NetOptions, NetState, Offload};
+use pv_drivers::net::{Gso, NetFront, NetOptions, NetState, Offload, PACKET_MAX, packet};
 use pv_drivers::xenbus::{self, Frontend};
 use spin::Mutex;
 
-use super::link::{HEADER, Link, LinkInfo};
+use super::link::{self, HEADER, Link, LinkInfo, Received};
 use crate::task::signal::Signal;
 use crate::task::{self};
 use crate::xen::platform::Xen;
@@ -31,6 +31,8 @@ struct Shared {
 struct FrontLink {
     shared: Arc<Shared>,
     seen: Mutex<u64>,
+    /// Where the stack writes a frame, before it is copied into the ring's pages.
+    scratch: Vec<u8>,
 }
 
 impl Shared {
@@ -54,7 +56,12 @@ impl Link for FrontLink {
             mac: front.mac().bytes(),
             mtu: front.mtu(),
             is_up: front.is_up(),
-            offloads_checksums: false,
+            // What the back end does not do is done here: see `send`.
+            offloads_checksums: true,
+            large: {
+                let (v4, v6) = front.can_send_large();
+                (v4.then_some(PACKET_MAX), v6.then_some(PACKET_MAX))
+            },
             note: front.summary(),
         }
     }
@@ -71,18 +78,50 @@ impl Link for FrontLink {
         }
     }
 
-    fn receive(&mut self) -> Option<Vec<u8>> {
-        self.shared.front.lock().receive().map(|frame| frame.bytes)
+    fn receive(&mut self) -> Option<Received> {
+        let mut front = self.shared.front.lock();
+        loop {
+            let frame = front.receive()?;
+            if frame.offload.validated || packet::is_checksum_good(&frame.bytes) {
+                return Some(Received::Owned(frame.bytes));
+            }
+            log::debug!("eth0: a checksum is wrong");
+        }
     }
 
     fn can_send(&self) -> bool {
         let front = self.shared.front.lock();
-        front.can_send(front.mtu() + HEADER)
+        let (v4, v6) = front.can_send_large();
+        front.can_send(if v4 || v6 { PACKET_MAX } else { front.mtu() + HEADER })
     }
 
-    fn send(&mut self, frame: Vec<u8>) {
-        if let Err(error) = self.shared.front.lock().send(&frame, Offload::default()) {
-            log::debug!("eth0: {} bytes not sent: {error:?}", frame.len());
+    fn send(&mut self, length: usize, segment: Option<u16>, fill: &mut dyn FnMut(&mut [u8])) {
+        let frame = link::prepare(&mut self.scratch, length);
+        fill(frame);
+        let mut front = self.shared.front.lock();
+        let gso = segment.map(|size| Gso { is_v6: frame.get(12) == Some(&0x86), size });
+        let takes_large = gso.is_none_or(|gso| {
+            let (v4, v6) = front.can_send_large();
+            if gso.is_v6 { v6 } else { v4 }
+        });
+        if front.can_leave_checksums() && takes_large {
+            let csum_blank = packet::fill_blank(frame);
+            send(&mut front, frame, Offload { csum_blank, validated: csum_blank, gso });
+            return;
+        }
+        // Nobody helps.
+        let plans = match gso {
+            None => {
+                packet::fill_checksum(frame);
+                return send(&mut front, frame, Offload::default());
+            }
+            Some(gso) => packet::segment(frame, length, gso).unwrap_or_default(),
+        };
+        for plan in plans {
+            let mut part = plan.header;
+            part.extend_from_slice(&frame[plan.start..plan.start + plan.len]);
+            packet::fill_checksum(&mut part);
+            send(&mut front, &part, Offload::default());
         }
     }
 
@@ -93,6 +132,12 @@ impl Link for FrontLink {
             ready |= events::poll_wait(port, cx).is_ready();
         }
         if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+fn send(front: &mut NetFront<Xen>, frame: &[u8], offload: Offload) {
+    if let Err(error) = front.send(frame, offload) {
+        log::debug!("eth0: {} bytes not sent: {error:?}", frame.len());
     }
 }
 
@@ -112,8 +157,8 @@ pub async fn connect() {
         Ok(watch) => watch,
         Err(error) => return log::error!("network interface {number}: {error}"),
     };
-    // One event queue and few pages serve a stack that runs on one vCPU at a time. Large packets come in whole.
-    let front = NetFront::new(&Xen, ends, NetOptions { receive_large: false, ..NetOptions::default() });
+    // One queue serves a stack that runs on one vCPU at a time. Large packets come in whole.
+    let front = NetFront::new(&Xen, ends, NetOptions::default());
     let shared = Arc::new(Shared { front: Mutex::new(front), changed: Signal::new() });
     shared.follow();
     let connecting = async {
@@ -136,7 +181,7 @@ pub async fn connect() {
         Err(_) => return log::error!("network interface {number}: its back end does not answer"),
     }
     log::info!("eth0: {}", shared.front.lock().summary());
-    let link = FrontLink { shared: shared.clone(), seen: Mutex::new(0) };
+    let link = FrontLink { shared: shared.clone(), seen: Mutex::new(0), scratch: Vec::new() };
     super::start(Box::new(link));
     task::spawn(async move {
         loop {

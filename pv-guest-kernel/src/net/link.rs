@@ -2,9 +2,11 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::num::NonZeroUsize;
+use core::ops::Deref;
 use core::task::{Context, Poll};
 
-use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
+use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 
 /// What a link is like, now.
@@ -18,10 +20,31 @@ pub struct LinkInfo {
     pub mtu: usize,
     /// Frames go through it.
     pub is_up: bool,
-    /// It computes the checksums of TCP and UDP in frames that it sends, and has checked those that it received.
+    /// It takes frames without the checksums of TCP and UDP, and has checked those of frames that it received.
     pub offloads_checksums: bool,
+    /// Bytes of the largest frame with TCP over IPv4, and over IPv6, that it takes to be cut into segments on its way;
+    /// `None` where it takes none. Only with `offloads_checksums`.
+    pub large: (Option<usize>, Option<usize>),
     /// More about it, for people.
     pub note: String,
+}
+
+/// A received frame.
+pub enum Received {
+    /// In memory of its own.
+    Owned(Vec<u8>),
+    /// In a buffer of the link's.
+    Lent(super::local::Lent),
+}
+
+impl Deref for Received {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Lent(lent) => lent,
+        }
+    }
 }
 
 /// A network interface. A link is owned by the stack's task; nothing in it waits.
@@ -31,11 +54,12 @@ pub trait Link: Send {
     /// Moves frames between driver and device.
     fn poll(&mut self);
     /// Takes a received frame.
-    fn receive(&mut self) -> Option<Vec<u8>>;
-    /// Whether a frame can be sent now.
+    fn receive(&mut self) -> Option<Received>;
+    /// Whether a frame can be sent now, be it the largest.
     fn can_send(&self) -> bool;
-    /// Sends a frame.
-    fn send(&mut self, frame: Vec<u8>);
+    /// Sends a frame of `length` bytes, which `fill` writes; it is called once, whatever becomes of the frame. The frame
+    /// is to be cut into segments with so many bytes of payload, if `segment` says that.
+    fn send(&mut self, length: usize, segment: Option<u16>, fill: &mut dyn FnMut(&mut [u8]));
     /// Ready when [`poll`](Self::poll) may have something to do.
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
@@ -49,23 +73,29 @@ pub struct Device {
     pub link: alloc::boxed::Box<dyn Link>,
 }
 
-/// A received frame.
-pub struct Received(Vec<u8>);
 /// The right to send a frame.
-pub struct Sending<'a>(&'a mut dyn Link);
+pub struct Sending<'a> {
+    link: &'a mut dyn Link,
+    segment: Option<u16>,
+}
 
 impl phy::RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
+        f(&self)
     }
 }
 
 impl phy::TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        let mut frame = alloc::vec![0; length];
-        let result = f(&mut frame);
-        self.0.send(frame);
-        result
+        let mut f = Some(f);
+        let mut result = None;
+        self.link.send(length, self.segment, &mut |frame| result = f.take().map(|f| f(frame)));
+        // Every link calls it once: that is in the contract of `Link::send`.
+        result.unwrap_or_else(|| panic!("a link did not fill a frame"))
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment = meta.segmentation_offload_size.map(Into::into);
     }
 }
 
@@ -79,11 +109,11 @@ impl phy::Device for Device {
             return None;
         }
         let frame = self.link.receive()?;
-        Some((Received(frame), Sending(&mut *self.link)))
+        Some((frame, Sending { link: &mut *self.link, segment: None }))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Sending<'_>> {
-        if self.link.can_send() { Some(Sending(&mut *self.link)) } else { None }
+        if self.link.can_send() { Some(Sending { link: &mut *self.link, segment: None }) } else { None }
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -92,10 +122,32 @@ impl phy::Device for Device {
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = info.mtu + HEADER;
         if info.offloads_checksums {
-            capabilities.checksum = ChecksumCapabilities::default();
             capabilities.checksum.tcp = Checksum::None;
             capabilities.checksum.udp = Checksum::None;
+            capabilities.segmentation.tcpv4 = info.large.0.and_then(NonZeroUsize::new);
+            capabilities.segmentation.tcpv6 = info.large.1.and_then(NonZeroUsize::new);
         }
         capabilities
+    }
+}
+
+/// Frames up to this size are cleared before the stack writes them: it leaves padding as it was.
+const CLEARED: usize = 2048;
+
+/// Makes `buffer` ready for a frame of `length` bytes. Nothing of small frames that were sent before is left in it; in
+/// large ones the stack leaves no gaps.
+pub fn prepare(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
+    let frame = &mut buffer[..length];
+    clear_small(frame);
+    frame
+}
+
+/// Clears a frame if it is so small that the stack might leave gaps in it.
+pub fn clear_small(frame: &mut [u8]) {
+    if frame.len() <= CLEARED {
+        frame.fill(0);
     }
 }

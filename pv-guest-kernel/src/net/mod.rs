@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod front;
 pub mod link;
+pub mod local;
 pub mod ping;
 pub mod stack;
 pub mod tcp;

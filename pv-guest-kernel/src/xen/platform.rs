@@ -191,6 +191,17 @@ impl SharedMemory for Pages {
         unsafe { ptr::copy_nonoverlapping(self.span(offset, to.len()), to.as_mut_ptr(), to.len()) };
     }
 
+    fn append_out(&self, offset: usize, len: usize, to: &mut Vec<u8>) {
+        to.reserve(len);
+        let from = to.len();
+        // SAFETY: as `copy_out`; the bytes behind the vector's end are reserved, and all of them written before they
+        // count.
+        unsafe {
+            ptr::copy_nonoverlapping(self.span(offset, len), to.as_mut_ptr().add(from), len);
+            to.set_len(from + len);
+        }
+    }
+
     fn copy_in(&self, offset: usize, from: &[u8]) {
         // SAFETY: as `copy_out`, in the other direction.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), self.span(offset, from.len()), from.len()) };

@@ -6,9 +6,9 @@ use pv_abi::io::netif;
 
 use super::super::back::Packet;
 use super::super::packet::fill_checksum_in;
-use super::super::uplink::Uplink;
+use super::super::uplink::{Uplink, UplinkBuffer};
 use super::guest::answer;
-use super::{Bridge, Plan, Source};
+use super::{Bridge, Plan, PortId, Source};
 use crate::platform::{CopyEnd, GrantCopy, Platform, SharedMemory};
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
@@ -41,14 +41,16 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
                 let failed = results.by_ref().take(send.copies).filter(|copy| copy.result.is_err()).count();
                 if failed > 0 {
                     is_sender_bad = Some(true);
-                    self.uplink.cancel(send.buffer);
+                    self.cancel(send.card, send.buffer);
                     continue;
                 }
                 if let Some(header) = send.checksum {
                     fill_checksum_in(&*send.buffer.memory, send.buffer.offset, send.len, &header);
                 }
                 self.counters.to_uplink += 1;
-                self.uplink.send(send.buffer, send.len);
+                if let Some(card) = self.cards.get_mut(&send.card) {
+                    card.uplink.send(send.buffer, send.len, send.offload);
+                }
                 has_sent = true;
             }
             let is_bad = is_sender_bad == Some(true);
@@ -58,19 +60,32 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             self.finish(planned.source, if is_bad { netif::RSP_ERROR } else { netif::RSP_OKAY });
         }
         if has_sent {
-            self.uplink.start();
+            for card in self.cards.values_mut() {
+                card.uplink.start();
+            }
         }
     }
 
     /// Answers the sender of a packet.
     pub(super) fn finish(&mut self, source: Source<P::Memory>, status: i16) {
         match source {
-            Source::Uplink(buffer, _) => self.uplink.release(buffer),
+            Source::Card(port, buffer, _) => {
+                if let Some(card) = self.cards.get_mut(&port) {
+                    card.uplink.release(buffer);
+                }
+            }
             Source::Vif(port, queue, held) => {
                 if let Some(queue) = self.vifs.get_mut(&port).and_then(|vif| vif.queues.get_mut(queue)) {
                     queue.done(held, status);
                 }
             }
+        }
+    }
+
+    /// Gives a buffer of a card back unsent.
+    pub(super) fn cancel(&mut self, port: PortId, buffer: UplinkBuffer<P::Memory>) {
+        if let Some(card) = self.cards.get_mut(&port) {
+            card.uplink.cancel(buffer);
         }
     }
 

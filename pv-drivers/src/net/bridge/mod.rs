@@ -31,6 +31,7 @@ use pv_abi::ids::Port;
 
 use super::back::{Held, NetBack, Packet};
 use super::uplink::{Uplink, UplinkBuffer};
+use super::{Mac, Offload};
 use crate::platform::{GrantCopy, Nanos, Platform};
 use plan::Delivery;
 pub use table::MacTable;
@@ -41,14 +42,32 @@ pub struct PortId(u32);
 
 /// The uplink's place among the interfaces.
 const UPLINK: PortId = PortId(0);
+
+/// A place of the bridge that is no guest: the uplink, or an address of this domain's own.
+struct Card<M, U> {
+    uplink: U,
+    /// The only address behind it, if that is known.
+    mac: Option<Mac>,
+    /// Packets from it that wait for their turn.
+    received: VecDeque<(UplinkBuffer<M>, Packet)>,
+    /// Since when packets wait for its buffers.
+    blocked_since: Option<Nanos>,
+}
+
+impl<M, U> Card<M, U> {
+    fn new(uplink: U, mac: Option<Mac>) -> Self {
+        Self { uplink, mac, received: VecDeque::new(), blocked_since: None }
+    }
+}
+
 /// Packets of a queue that are taken before the earlier ones are gone.
 const BACKLOG: usize = 64;
 /// Packets that are planned before they are copied.
 const PLAN_PACKETS: usize = 128;
 /// Copies that are planned before they are done.
 const PLAN_COPIES: usize = 1024;
-/// How long packets for the uplink are kept back when it has no room.
-const UPLINK_STALL: u64 = 1_000_000_000;
+/// How long packets for a card are kept back when it has no room.
+const CARD_STALL: u64 = 1_000_000_000;
 /// Bytes for the slow path: one packet.
 const STAGE_PAGES: usize = 17;
 
@@ -72,9 +91,9 @@ pub struct BridgeCounters {
     pub flooded: u64,
     /// Packets that went nowhere.
     pub dropped: u64,
-    /// Packets and segments sent to the uplink.
+    /// Packets and segments sent to the uplink, or to this domain.
     pub to_uplink: u64,
-    /// Packets received from the uplink.
+    /// Packets received from the uplink, or sent by this domain.
     pub from_uplink: u64,
     /// Copies by the hypervisor.
     pub copies: u64,
@@ -85,27 +104,28 @@ pub struct BridgeCounters {
 /// Where a packet came from.
 enum Source<M> {
     Vif(PortId, usize, Held),
-    Uplink(UplinkBuffer<M>, Packet),
+    Card(PortId, UplinkBuffer<M>, Packet),
 }
 
 impl<M> Source<M> {
     fn packet(&self) -> &Packet {
         match self {
             Self::Vif(_, _, held) => &held.packet,
-            Self::Uplink(_, packet) => packet,
+            Self::Card(_, _, packet) => packet,
         }
     }
 
     fn port(&self) -> PortId {
         match self {
-            Self::Vif(port, ..) => *port,
-            Self::Uplink(..) => UPLINK,
+            Self::Vif(port, ..) | Self::Card(port, ..) => *port,
         }
     }
 }
 
-/// A packet for the uplink whose bytes are being copied.
-struct UplinkSend<M> {
+/// A packet for the uplink, or another card, whose bytes are being copied.
+struct CardSend<M> {
+    card: PortId,
+    offload: Offload,
     buffer: UplinkBuffer<M>,
     len: usize,
     /// To fill in the checksum, the headers.
@@ -117,7 +137,7 @@ struct UplinkSend<M> {
 struct Planned<M> {
     source: Source<M>,
     deliveries: Vec<Delivery>,
-    sends: Vec<UplinkSend<M>>,
+    sends: Vec<CardSend<M>>,
 }
 
 struct Plan<M> {
@@ -137,14 +157,12 @@ enum Verdict {
 /// A learning bridge.
 pub struct Bridge<P: Platform, U: Uplink<P::Memory>> {
     platform: P,
-    uplink: U,
+    cards: BTreeMap<PortId, Card<P::Memory, U>>,
     vifs: BTreeMap<PortId, NetBack<P>>,
     next_port: u32,
     /// Whose turn it is to be first.
     turn: usize,
     table: MacTable,
-    received: VecDeque<(UplinkBuffer<P::Memory>, Packet)>,
-    uplink_blocked: Option<Nanos>,
     /// Our own memory for what has to be made ready before it goes on.
     stage: P::Memory,
     counters: BridgeCounters,
@@ -158,13 +176,11 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     pub fn new(platform: &P, uplink: U) -> Result<Self, Errno> {
         Ok(Self {
             platform: platform.clone(),
-            uplink,
+            cards: BTreeMap::from([(UPLINK, Card::new(uplink, None))]),
             vifs: BTreeMap::new(),
             next_port: 1,
             turn: 0,
             table: MacTable::new(64, 1024),
-            received: VecDeque::new(),
-            uplink_blocked: None,
             stage: platform.allocate(STAGE_PAGES)?,
             counters: BridgeCounters::default(),
         })
@@ -181,6 +197,20 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         }
         self.next_port += 1;
         self.vifs.insert(port, vif);
+        Ok(port)
+    }
+
+    /// Adds a place with one address that is no guest's: this domain's own, for one.
+    ///
+    /// # Errors
+    /// `EEXIST` when an interface has the address.
+    pub fn add_card(&mut self, mac: Mac, card: U) -> Result<PortId, Errno> {
+        let port = PortId(self.next_port);
+        if !self.table.add_static(mac, port) {
+            return Err(Errno::EEXIST);
+        }
+        self.next_port += 1;
+        self.cards.insert(port, Card::new(card, Some(mac)));
         Ok(port)
     }
 
@@ -203,11 +233,6 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// The event channels of all interfaces.
     pub fn ports(&self) -> impl Iterator<Item = Port> {
         self.vifs.values().flat_map(NetBack::ports)
-    }
-
-    /// The way out.
-    pub fn uplink(&mut self) -> &mut U {
-        &mut self.uplink
     }
 
     /// The table of addresses.

@@ -2,22 +2,21 @@
 
 use alloc::vec::Vec;
 
-use super::super::Mac;
 use super::super::packet::segment;
 use super::super::uplink::Uplink;
+use super::super::{Mac, Offload};
 use super::guest::{deliver, queue_of, room};
 use super::place::place;
 use super::plan::copy_range;
 use super::{
-    Bridge, PLAN_COPIES, PLAN_PACKETS, Plan, Planned, PortId, Source, UPLINK, UPLINK_STALL, UplinkSend,
-    Verdict, sooner,
+    Bridge, CARD_STALL, CardSend, PLAN_COPIES, PLAN_PACKETS, Plan, Planned, PortId, Source, Verdict, sooner,
 };
 use crate::platform::{Nanos, PAGE_SIZE, Platform, SharedMemory};
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// Sends packets on their way, one from each sender in turn.
     pub(super) fn forward(&mut self, wake: &mut Option<Nanos>) -> usize {
-        let mut senders: Vec<(PortId, usize)> = alloc::vec![(UPLINK, 0)];
+        let mut senders: Vec<(PortId, usize)> = self.cards.keys().map(|port| (*port, 0)).collect();
         for (port, vif) in self.vifs.iter().filter(|(_, vif)| vif.is_connected()) {
             senders.extend((0..vif.queues.len()).map(|queue| (*port, queue)));
         }
@@ -49,8 +48,8 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     }
 
     pub(super) fn pop(&mut self, port: PortId, queue: usize) -> Option<Source<P::Memory>> {
-        if port == UPLINK {
-            return self.received.pop_front().map(|(buffer, packet)| Source::Uplink(buffer, packet));
+        if let Some(card) = self.cards.get_mut(&port) {
+            return card.received.pop_front().map(|(buffer, packet)| Source::Card(port, buffer, packet));
         }
         let held = self.vifs.get_mut(&port)?.queues.get_mut(queue)?.backlog.pop_front()?;
         Some(Source::Vif(port, queue, held))
@@ -58,7 +57,11 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
 
     pub(super) fn put_back(&mut self, source: Source<P::Memory>) {
         match source {
-            Source::Uplink(buffer, packet) => self.received.push_front((buffer, packet)),
+            Source::Card(port, buffer, packet) => {
+                if let Some(card) = self.cards.get_mut(&port) {
+                    card.received.push_front((buffer, packet));
+                }
+            }
             Source::Vif(port, queue, held) => {
                 if let Some(queue) = self.vifs.get_mut(&port).and_then(|vif| vif.queues.get_mut(queue)) {
                     queue.backlog.push_front(held);
@@ -81,10 +84,11 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         let targets: Vec<PortId> = match known {
             Some(port) if port == from => Vec::new(),
             Some(port) => alloc::vec![port],
-            // Guests whose only address is known are no place for other addresses.
+            // Those whose only address is known are no place for other addresses.
             None => {
                 let vifs = self.vifs.iter().filter(|(_, vif)| to.is_group() || vif.may_learn());
-                let all = vifs.map(|(port, _)| *port).chain(core::iter::once(UPLINK));
+                let cards = self.cards.iter().filter(|(_, card)| to.is_group() || card.mac.is_none());
+                let all = vifs.map(|(port, _)| *port).chain(cards.map(|(port, _)| *port));
                 all.filter(|port| *port != from).collect()
             }
         };
@@ -95,7 +99,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         let mut went = 0;
         for (port, is_slow) in slow.iter().map(|p| (p, true)).chain(fast.iter().map(|p| (p, false))) {
             let verdict = match port {
-                &UPLINK => self.plan_uplink(&mut planned, plan, now, wake),
+                port if self.cards.contains_key(port) => self.plan_card(*port, &mut planned, plan, now, wake),
                 port if is_slow => self.deliver_slowly(*port, &planned, plan, now, wake),
                 port => self.plan_vif(*port, &mut planned, plan, now, wake),
             };
@@ -157,19 +161,21 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         }
     }
 
-    pub(super) fn plan_uplink(
+    pub(super) fn plan_card(
         &mut self,
+        port: PortId,
         planned: &mut Planned<P::Memory>,
         plan: &mut Plan<P::Memory>,
         now: Nanos,
         wake: &mut Option<Nanos>,
     ) -> Verdict {
-        if !self.uplink.is_up() {
+        let Some(card) = self.cards.get_mut(&port).filter(|card| card.uplink.is_up()) else {
             return Verdict::Dropped;
-        }
+        };
         let packet = planned.source.packet();
+        let is_as_it_is = card.uplink.takes_offloads();
         // Cut large packets, each segment with headers of its own.
-        let parts: Vec<(Vec<u8>, usize, usize)> = match packet.offload.gso {
+        let parts: Vec<(Vec<u8>, usize, usize)> = match packet.offload.gso.filter(|_| !is_as_it_is) {
             None => {
                 alloc::vec![(packet.header.clone(), packet.header.len(), packet.len - packet.header.len())]
             }
@@ -180,21 +186,22 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         };
         let mut buffers = Vec::with_capacity(parts.len());
         for _ in &parts {
-            match self.uplink.acquire() {
+            match card.uplink.acquire() {
                 Some(buffer) => buffers.push(buffer),
                 None => {
                     for buffer in buffers {
-                        self.uplink.cancel(buffer);
+                        card.uplink.cancel(buffer);
                     }
-                    let since = *self.uplink_blocked.get_or_insert(now);
-                    sooner(wake, Nanos::new(since.raw().saturating_add(UPLINK_STALL)));
-                    let is_stalled = now.since(since) >= UPLINK_STALL;
+                    let since = *card.blocked_since.get_or_insert(now);
+                    sooner(wake, Nanos::new(since.raw().saturating_add(CARD_STALL)));
+                    let is_stalled = now.since(since) >= CARD_STALL;
                     return if is_stalled { Verdict::Dropped } else { Verdict::Blocked };
                 }
             }
         }
-        self.uplink_blocked = None;
-        let is_blank = packet.offload.csum_blank || packet.offload.gso.is_some();
+        card.blocked_since = None;
+        let is_blank = !is_as_it_is && (packet.offload.csum_blank || packet.offload.gso.is_some());
+        let offload = if is_as_it_is { packet.offload } else { Offload::default() };
         let mut sends = Vec::with_capacity(parts.len());
         let start = plan.copies.len();
         let mut is_fitting = true;
@@ -209,16 +216,17 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
                 is_fitting &= copy_range(packet, from, len, to, &mut plan.copies).is_some();
             }
             let copies = plan.copies.len() - before;
-            sends.push(UplinkSend { buffer, len: whole, checksum: is_blank.then_some(header), copies });
+            let checksum = is_blank.then_some(header);
+            sends.push(CardSend { card: port, offload, buffer, len: whole, checksum, copies });
         }
         if !is_fitting {
             plan.copies.truncate(start);
             for send in sends {
-                self.uplink.cancel(send.buffer);
+                self.cancel(port, send.buffer);
             }
             return Verdict::Dropped;
         }
-        planned.sends = sends;
+        planned.sends.extend(sends);
         Verdict::Planned
     }
 }

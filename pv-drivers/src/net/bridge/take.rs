@@ -7,9 +7,9 @@ use pv_abi::io::netif;
 
 use super::super::packet::checked_gso;
 use super::super::uplink::Uplink;
-use super::super::{ETHERNET_HEADER, Mac, Offload};
+use super::super::{ETHERNET_HEADER, Mac};
 use super::place::local_packet;
-use super::{BACKLOG, Bridge, PortId, UPLINK, sooner};
+use super::{BACKLOG, Bridge, PortId, sooner};
 use crate::platform::{GrantCopy, Nanos, Platform};
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
@@ -82,25 +82,27 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         count
     }
 
-    /// Takes packets from the uplink.
+    /// Takes packets from the uplink and other cards.
     pub(super) fn receive(&mut self) -> usize {
         let now = self.platform.now();
         let mut count = 0;
-        while self.received.len() < BACKLOG {
-            let Some((buffer, len)) = self.uplink.receive() else { break };
-            count += 1;
-            self.counters.from_uplink += 1;
-            let len = len.min(buffer.capacity);
-            if len < ETHERNET_HEADER {
-                self.uplink.release(buffer);
-                continue;
+        for (port, card) in &mut self.cards {
+            while card.received.len() < BACKLOG {
+                let Some((buffer, len, offload)) = card.uplink.receive() else { break };
+                count += 1;
+                let len = len.min(buffer.capacity);
+                if len < ETHERNET_HEADER {
+                    card.uplink.release(buffer);
+                    continue;
+                }
+                let packet = local_packet(&*buffer.memory, buffer.offset, len, offload);
+                if let (Some(mac), None) = (Mac::at(&packet.header, 6), card.mac) {
+                    self.table.learn(mac, *port, now);
+                }
+                card.received.push_back((buffer, packet));
             }
-            let packet = local_packet(&*buffer.memory, buffer.offset, len, Offload::default());
-            if let Some(mac) = Mac::at(&packet.header, 6) {
-                self.table.learn(mac, UPLINK, now);
-            }
-            self.received.push_back((buffer, packet));
         }
+        self.counters.from_uplink += count as u64;
         count
     }
 }

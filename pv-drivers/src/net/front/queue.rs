@@ -285,7 +285,12 @@ impl<P: Platform> Queue<P> {
                 return Err(format!("an answer for page {} in the slot of page {page}", response.id));
             }
             let open = partial.get_or_insert_with(|| Partial {
-                bytes: Vec::new(),
+                // Room for all of it, so that large packets are not moved while they grow.
+                bytes: Vec::with_capacity(match usize::try_from(response.status) {
+                    _ if response.flags & netif::RX_MORE_DATA != 0 => PACKET_MAX,
+                    Ok(len) => len.min(PAGE_SIZE),
+                    Err(_) => 0,
+                }),
                 offload: Offload {
                     csum_blank: response.flags & netif::RX_CSUM_BLANK != 0,
                     validated: response.flags & (netif::RX_DATA_VALIDATED | netif::RX_CSUM_BLANK) != 0,
@@ -324,11 +329,7 @@ impl<P: Platform> Pages<P> {
         let end = len.and_then(|len| usize::from(response.offset).checked_add(len));
         match (len, end, self.memory(page)) {
             (Some(len), Some(end), Some((memory, start))) if end <= PAGE_SIZE && !open.is_bad => {
-                let from = open.bytes.len();
-                open.bytes.resize(from + len, 0);
-                if let Some(to) = open.bytes.get_mut(from..) {
-                    memory.copy_out(start + usize::from(response.offset), to);
-                }
+                memory.append_out(start + usize::from(response.offset), len, &mut open.bytes);
             }
             _ => open.is_bad = true,
         }

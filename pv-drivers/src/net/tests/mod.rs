@@ -26,26 +26,45 @@ use crate::xs::{LocalStore, Quota, Server};
 #[derive(Clone)]
 struct Wire {
     state: Arc<StdMutex<WireState>>,
+    takes_offloads: bool,
 }
 
 struct WireState {
     free: Vec<UplinkBuffer<Memory>>,
     arrived: VecDeque<Vec<u8>>,
     sent: Vec<Vec<u8>>,
+    /// What was still to be done to each.
+    offloads: Vec<Offload>,
     starts: usize,
     is_up: bool,
 }
 
 impl Wire {
     fn new(platform: &Domain, buffers: usize) -> Self {
+        Self::of(platform, buffers, 1, 2048, false)
+    }
+
+    /// A stack of this domain's own.
+    fn own(platform: &Domain) -> Self {
+        Self::of(platform, 8, 17, PACKET_MAX, true)
+    }
+
+    fn of(platform: &Domain, buffers: usize, pages: usize, capacity: usize, takes_offloads: bool) -> Self {
         let mut free = Vec::new();
         for token in 0..buffers {
             // Not at the start of a page, as behind a virtio header.
-            let memory = Arc::new(platform.allocate(1).unwrap());
-            free.push(UplinkBuffer { memory, offset: 12, capacity: 2048, token: token as u64 });
+            let memory = Arc::new(platform.allocate(pages).unwrap());
+            free.push(UplinkBuffer { memory, offset: 12, capacity, token: token as u64 });
         }
-        let state = WireState { free, arrived: VecDeque::new(), sent: Vec::new(), starts: 0, is_up: true };
-        Self { state: Arc::new(StdMutex::new(state)) }
+        let state = WireState {
+            free,
+            arrived: VecDeque::new(),
+            sent: Vec::new(),
+            offloads: Vec::new(),
+            starts: 0,
+            is_up: true,
+        };
+        Self { state: Arc::new(StdMutex::new(state)), takes_offloads }
     }
 
     fn arrive(&self, packet: &[u8]) {
@@ -66,11 +85,16 @@ impl Uplink<Memory> for Wire {
         self.state.lock().unwrap().free.pop()
     }
 
-    fn send(&mut self, buffer: UplinkBuffer<Memory>, len: usize) {
+    fn takes_offloads(&self) -> bool {
+        self.takes_offloads
+    }
+
+    fn send(&mut self, buffer: UplinkBuffer<Memory>, len: usize, offload: Offload) {
         let mut bytes = std::vec![0; len];
         buffer.memory.copy_out(buffer.offset, &mut bytes);
         let mut state = self.state.lock().unwrap();
         state.sent.push(bytes);
+        state.offloads.push(offload);
         state.free.push(buffer);
     }
 
@@ -82,7 +106,7 @@ impl Uplink<Memory> for Wire {
         self.state.lock().unwrap().starts += 1;
     }
 
-    fn receive(&mut self) -> Option<(UplinkBuffer<Memory>, usize)> {
+    fn receive(&mut self) -> Option<(UplinkBuffer<Memory>, usize, Offload)> {
         let mut state = self.state.lock().unwrap();
         if state.free.is_empty() {
             return None;
@@ -90,7 +114,7 @@ impl Uplink<Memory> for Wire {
         let bytes = state.arrived.pop_front()?;
         let buffer = state.free.pop()?;
         buffer.memory.copy_in(buffer.offset, &bytes);
-        Some((buffer, bytes.len()))
+        Some((buffer, bytes.len(), Offload::default()))
     }
 
     fn release(&mut self, buffer: UplinkBuffer<Memory>) {

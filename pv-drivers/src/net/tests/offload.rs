@@ -162,3 +162,85 @@ fn checksums_of_private_packets_are_filled() {
     }
     assert!(!packet::fill_checksum(&mut plain(mac(1), mac(2), 60, 0)));
 }
+
+#[test]
+fn this_domain_has_an_address_on_its_bridge() {
+    let mut rig = Rig::new();
+    let a = rig.add(1);
+    let own_mac = Mac::new([2, 0, 0, 0, 0, 0xff]);
+    let own = Wire::own(&rig.dom0);
+    rig.bridge.add_card(own_mac, own.clone()).unwrap();
+    assert!(rig.bridge.add_card(own_mac, own.clone()).is_err());
+    assert!(rig.bridge.add_card(mac(1), own.clone()).is_err());
+    // A large packet comes whole, its checksum blank, and stays off the wire.
+    for is_v6 in [false, true] {
+        let packet = tcp(mac(1), own_mac, is_v6, 60_000);
+        rig.send_with(a, &packet, large(is_v6, 1448));
+        assert!(own.sent() == [packet]);
+        assert_eq!(own.state.lock().unwrap().offloads.pop(), Some(large(is_v6, 1448)));
+    }
+    assert_eq!(rig.wire.sent().len(), 0);
+    // Its answer goes to the guest, and to the wire only what is for the wire.
+    let answer = plain(own_mac, mac(1), 333, 0);
+    own.arrive(&answer);
+    rig.bridge.poll(100);
+    rig.run();
+    assert!(rig.received(a) == [answer]);
+    assert_eq!(rig.wire.sent().len(), 0);
+    // Broadcasts reach all; packets to addresses that nobody knows do not come here.
+    rig.send(a, &plain(mac(1), Mac::BROADCAST, 60, 0));
+    assert_eq!((own.sent().len(), rig.wire.sent().len()), (1, 1));
+    rig.send(a, &plain(mac(1), Mac::new([2, 0, 0, 0, 0, 9]), 60, 0));
+    assert_eq!((own.sent().len(), rig.wire.sent().len()), (0, 1));
+    // Nobody else is believed to have the address.
+    rig.wire.arrive(&plain(own_mac, Mac::BROADCAST, 60, 0));
+    rig.bridge.poll(100);
+    rig.run();
+    own.sent();
+    rig.send(a, &plain(mac(1), own_mac, 60, 0));
+    assert_eq!((own.sent().len(), rig.wire.sent().len()), (1, 0));
+    rig.received(a);
+    drop(own);
+    rig.end();
+}
+
+#[test]
+fn checksums_are_checked_and_left_blank() {
+    for is_v6 in [false, true] {
+        for payload in [0, 1, 333, 1400] {
+            let mut packet = tcp(mac(1), mac(2), is_v6, payload);
+            assert!(!packet::is_checksum_good(&packet));
+            assert!(packet::fill_checksum(&mut packet));
+            assert!(packet::is_checksum_good(&packet));
+            // Padding is no part of it.
+            packet.extend([7; 5]);
+            assert!(packet::is_checksum_good(&packet));
+            packet.truncate(packet.len() - 5);
+            // One bit is noticed wherever it is.
+            for at in [if is_v6 { 25 } else { 28 }, if is_v6 { 60 } else { 40 }, packet.len() - 1] {
+                packet[at] ^= 0x10;
+                assert!(!packet::is_checksum_good(&packet), "{at}");
+                packet[at] ^= 0x10;
+            }
+            // Summing up the rest of a blank one gives the right one.
+            let right = packet.clone();
+            assert!(packet::fill_blank(&mut packet));
+            let transport = if is_v6 { 54 } else { 34 };
+            let sum = packet[transport..].chunks(2).fold(0u32, |sum, pair| {
+                sum + (u32::from(pair[0]) << 8) + u32::from(*pair.get(1).unwrap_or(&0))
+            });
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let sum = (sum & 0xffff) + (sum >> 16);
+            packet[transport + 16..transport + 18].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+            assert!(packet == right);
+        }
+    }
+    // Nothing that could be wrong.
+    assert!(packet::is_checksum_good(&plain(mac(1), mac(2), 60, 0)));
+    assert!(packet::is_checksum_good(&[]));
+    // A packet that is shorter than it says.
+    let mut packet = tcp(mac(1), mac(2), false, 100);
+    assert!(packet::fill_checksum(&mut packet));
+    packet.truncate(100);
+    assert!(!packet::is_checksum_good(&packet));
+}

@@ -12,7 +12,7 @@ use core::task::Poll;
 
 use pv_abi::manifest::DomainConfig;
 use pv_abi::{DomainId, Port};
-use pv_drivers::net::{BackOptions, Bridge, NetBack, NoUplink, PortId, Progress, Uplink};
+use pv_drivers::net::{BackOptions, Bridge, Mac, NetBack, NoUplink, PortId, Progress, Uplink};
 use pv_drivers::xenbus::{self, Backend, DeviceSpec};
 use pv_drivers::xs::{LocalStore, Store};
 use spin::Mutex;
@@ -23,11 +23,14 @@ use crate::dev::{pci, virtio_net};
 use crate::task::{self, signal::Signal};
 use crate::xen::events;
 use crate::xen::platform::{Pages, Xen};
+use crate::{cmdline, net};
 
 /// Any kind of way out.
 type AnyUplink = Box<dyn Uplink<Pages>>;
 /// Packets moved before other tasks get their turn.
 const BUDGET: usize = 512;
+/// The number of this domain's own address, which no guest's interface has.
+const OWN_NUMBER: u32 = 0xff;
 /// The period of a rate limit, in nanoseconds.
 const RATE_PERIOD: u64 = 50_000_000;
 
@@ -46,7 +49,7 @@ pub struct Network {
     interrupt: Option<Interrupt>,
     interfaces: Mutex<Vec<Interface>>,
     client: Mutex<LocalStore>,
-    work: Signal,
+    work: Arc<Signal>,
 }
 
 /// Starts the first network card that there is a driver for.
@@ -74,6 +77,15 @@ fn default_mac(domain: DomainId, number: u32) -> [u8; 6] {
     [0x02, 0x16, 0x3e, high, low, number as u8]
 }
 
+/// Puts this domain itself on its bridge: `ip=` on the command line says with which address.
+fn join(own: DomainId, bridge: &mut Bridge<Xen, AnyUplink>, work: Arc<Signal>) -> Result<(), pv_abi::Errno> {
+    let mac = default_mac(own, OWN_NUMBER);
+    let (link, card) = net::local::pair(mac, work)?;
+    bridge.add_card(Mac::new(mac), Box::new(card))?;
+    net::start(Box::new(link));
+    Ok(())
+}
+
 impl Network {
     /// Finds the machine's network card and makes the bridge.
     ///
@@ -81,16 +93,20 @@ impl Network {
     /// Out of memory.
     pub fn find(own: DomainId, store: Arc<Service>) -> Result<Arc<Self>, pv_abi::Errno> {
         let (uplink, interrupt) = find_uplink();
-        let bridge = Mutex::new(Bridge::new(&Xen, uplink)?);
+        let mut bridge = Bridge::new(&Xen, uplink)?;
+        let work = Arc::new(Signal::new());
+        if cmdline::value("ip").is_some() {
+            join(own, &mut bridge, work.clone())?;
+        }
         let client = Mutex::new(store.client());
         Ok(Arc::new(Self {
             own,
             store,
-            bridge,
+            bridge: Mutex::new(bridge),
             interrupt,
             interfaces: Mutex::new(Vec::new()),
             client,
-            work: Signal::new(),
+            work,
         }))
     }
 
@@ -123,12 +139,13 @@ impl Network {
             let failed = |error| format!("{name}: {error}");
             let mac = vif.mac.unwrap_or_else(|| default_mac(domain, number));
             let mac_text = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let mtu = vif.mtu.unwrap_or(1500).to_string();
             let spec = DeviceSpec {
                 kind: "vif",
                 number,
                 frontend: domain,
                 backend: self.own,
-                frontend_keys: &[("mac", &mac_text), ("handle", &number.to_string())],
+                frontend_keys: &[("mac", &mac_text), ("handle", &number.to_string()), ("mtu", &mtu)],
                 backend_keys: &[("mac", &mac_text), ("handle", &number.to_string()), ("bridge", "bridge")],
             };
             let mut client = self.client.lock();

@@ -15,6 +15,8 @@ use crate::xen::clock;
 use crate::{println, task};
 use smoltcp::wire::IpEndpoint;
 
+/// Where the server waits, if nothing else is said.
+const PORT: u16 = 5201;
 const CHUNK: usize = 64 << 10;
 const MAGIC: &str = "xenolith-iperf 1";
 
@@ -69,8 +71,9 @@ fn report(what: &str, bytes: u64, nanos: u64) {
     println!("{what} {bytes} bytes in {} ms: {}/s", nanos / 1_000_000, human(per_second as u64));
 }
 
+/// Runs the server, or a client.
 pub async fn run(mut args: Args) -> Outcome {
-    let number = args.take_size("port")?.unwrap_or(5201);
+    let number = args.take_size("port")?.unwrap_or(PORT.into());
     let number = u16::try_from(number)
         .ok()
         .filter(|port| *port != 0)
@@ -107,6 +110,16 @@ pub async fn run(mut args: Args) -> Outcome {
     report(if reverse { "received" } else { "sent" }, bytes, clock::now() - start);
     rest(&mut stream).await;
     Ok(())
+}
+
+/// Serves for ever, whatever clients do.
+pub async fn serve() {
+    loop {
+        if let Err(Failure::Failed(why) | Failure::Usage(why)) = server(PORT, u64::MAX).await {
+            log::warn!("iperf: {why}");
+        }
+        task::sleep(core::time::Duration::from_secs(1)).await;
+    }
 }
 
 async fn server(number: u16, count: u64) -> Outcome {

@@ -1,7 +1,7 @@
 //! Commands about the network.
 
 mod http;
-mod iperf;
+pub mod iperf;
 mod netcat;
 
 use alloc::format;

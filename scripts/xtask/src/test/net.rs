@@ -3,7 +3,7 @@
 use super::live::{self, Lane, Machine, SVM, VMX};
 use super::{Case, Context, Verdict};
 use crate::emulator::{Forward, Network};
-use crate::{run, workspace};
+use crate::{bundle, run, workspace};
 use anyhow::{Context as _, Result, ensure};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -103,25 +103,27 @@ fn fetch(context: &Context, lane: Lane) -> Result<Verdict> {
     Ok(live::judge(&report, &[&hash]))
 }
 
-/// Two guests on the bridge: each pings the other, and one sends the other 16 MiB, over IPv4, and the other way back.
+/// Two guests and the driver domain on the bridge: one guest pings the other and the driver domain, and sends each of
+/// them some MiB by TCP, and takes as many from them.
 fn bridge(context: &Context, lane: Lane) -> Result<Verdict> {
     let mut set = live::set("two-guests.toml")?;
     for name in ["one", "two"] {
         let domain = set.domains.get_mut(name).with_context(|| format!("the set has no domain {name}"))?;
         domain.disk = Vec::new();
-        domain.vif = vec!["bridge,antispoof".into()];
+        domain.vif = vec![format!("bridge,antispoof,mtu={}", if name == "one" { 1500 } else { 9000 })];
         domain.memory = "96M".into();
     }
     let bytes = if lane == SVM.at(2) { "16M" } else { "4M" };
     live::command(&mut set, "one", "ip 10.0.0.1/24; iperf server count=2")?;
     let commands = format!(
-        "ip 10.0.0.2/24; iperf 10.0.0.1 bytes={bytes} wait=120 && ping 10.0.0.1 count=3 && iperf 10.0.0.1 bytes={bytes} reverse"
+        "ip 10.0.0.2/24; iperf 10.0.0.1 bytes={bytes} wait=120 && ping 10.0.0.1 count=3 && iperf 10.0.0.1 bytes={bytes} reverse && ping 10.0.0.254 count=2 && iperf 10.0.0.254 bytes={bytes} && iperf 10.0.0.254 bytes={bytes} reverse && echo all done"
     );
+    bundle::append(&mut set.control()?.cmdline, "ip=10.0.0.254/24 serve=iperf");
     live::command(&mut set, "two", &commands)?;
     live::until_guests(&mut set)?;
     let report = Machine::new(context, "net/bridge", lane).limit(900).boot(&set)?;
     Ok(live::judge(
         &report,
-        &["[two] sent", "[two] received", "3 of 3 answered", "[one] received", "[one] sent"],
+        &["3 of 3 answered", "2 of 2 answered", "[one] received", "[one] sent", "[two] all done"],
     ))
 }
