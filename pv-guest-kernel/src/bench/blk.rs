@@ -17,6 +17,9 @@ use crate::shell::command::{Args, Failure, Outcome, size};
 use crate::task;
 use crate::xen::clock;
 
+/// Bytes under way at a time: a load of more is left out, for want of memory.
+const MOST_AT_ONCE: u64 = 8 << 20;
+
 /// Kinds of request, in turn.
 #[derive(Clone, Copy)]
 struct Load {
@@ -102,6 +105,9 @@ pub async fn run(mut args: Args) -> Outcome {
             }
             for &depth in &depths {
                 let depth = depth.clamp(1, 512) as usize;
+                if bytes * depth as u64 > MOST_AT_ONCE {
+                    continue;
+                }
                 let n = n.min(most / bytes).max(2 * depth as u64);
                 one(&disk, Plan { load: *load, bytes, depth, n }, meter.as_ref()).await?;
             }

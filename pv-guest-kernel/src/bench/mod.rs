@@ -4,6 +4,7 @@
 //! ran meanwhile: guest, hypervisor and, on one processor, the back end's domain.
 
 pub mod blk;
+pub mod boot;
 mod micro;
 mod partner;
 pub mod report;
@@ -17,7 +18,7 @@ use crate::shell::command::{Args, Command, Failure, Outcome};
 /// The table.
 pub const COMMANDS: &[Command] = &[command!(
     bench,
-    "bench micro [n=1000] | blk [DISK] [bs=4K] [depth=N] [n=N] [write] | partner DOMAIN; [raw]",
+    "bench micro [n=1000] | blk [DISK] [bs=4K] [depth=N] [n=N] [write] | boot | partner DOMAIN; [raw]",
     "measures what the hypervisor's services cost, or requests of a disk (`write` spoils its contents)"
 )];
 
@@ -26,8 +27,9 @@ async fn bench(mut args: Args) -> Outcome {
     match args.get(0) {
         Some("micro") => micro::run(args).await,
         Some("blk") => blk::run(args).await,
+        Some("boot") => boot::run(args).await,
         Some("partner") => partner::run(args).await,
-        _ => Err(Failure::usage("micro, blk or partner?")),
+        _ => Err(Failure::usage("micro, blk, boot or partner?")),
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Verb {
     Run(Run),
     /// Checks everything: form, lints, host tests, both kinds of processor in their emulators
     Test(Test),
+    /// Measures what services and I/O cost, counted in instructions, and prints it as a table
+    Bench(Bench),
     /// Makes an ISO that boots on real machines, from BIOS and from UEFI
     Image(Image),
     /// Writes the parts of the book that are made from the code
@@ -165,6 +167,56 @@ pub struct Test {
     /// Prints the emulators' command lines
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+/// What `bench` measures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Area {
+    /// Single services: hypercall, exit, event, grant, switch
+    Micro,
+    /// Requests of disks
+    Blk,
+    /// Packets and streams
+    Net,
+    /// From reset to a guest's shell
+    Boot,
+    /// How costs grow with the number of guests, ports, grants, and with memory
+    Scale,
+    /// All of it
+    All,
+}
+
+/// Options of `bench`.
+#[derive(Args)]
+pub struct Bench {
+    /// What to measure [default: all]
+    #[arg(value_enum)]
+    pub areas: Vec<Area>,
+    /// Only a part of it, in about a minute
+    #[arg(long)]
+    pub quick: bool,
+    /// Writes all figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Writes a page with tables and plots, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Writes tables in Markdown: between the marks of a file that has them, else as the whole file
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// The emulator: Bochs for VT-x
+    #[arg(long, value_enum)]
+    pub emulator: Option<Emulator>,
+    /// How often counted figures are taken; runs that differ are a failure
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = repetitions)]
+    pub repeat: usize,
+    /// Prints the emulators' command lines
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+fn repetitions(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| (1..=100).contains(count)).ok_or_else(|| "a number from 1 to 100".into())
 }
 
 /// Options of `docs`.

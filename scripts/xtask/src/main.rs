@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 passed, 1 failed, 2 could not run. `run --exec` ends with the status of the guest instead.
 
+mod bench;
 mod build;
 mod bundle;
 mod cli;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         cli::Verb::Setup(options) => setup::verb(&options),
         cli::Verb::Build(options) => build::verb(&options),
         cli::Verb::Run(options) => run::verb(&options),
+        cli::Verb::Bench(options) => bench::verb(&options),
         cli::Verb::Test(options) => test::verb(&options),
         cli::Verb::Docs(options) => docs::verb(&options),
         cli::Verb::Image(options) => image::verb(&options),

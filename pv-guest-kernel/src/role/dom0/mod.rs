@@ -3,9 +3,9 @@
 //! Words on the command line: `until=guests` ends the machine when all guests have ended; `console=NAME` brings a
 //! guest's console to the foreground; `create=NAME,…` makes guests of sections with `start = "manual"` before all
 //! others, which `until=` does not wait for; `direct=DISK` reads a disk itself first and prints what that took
-//! (`figures=raw`: for a program); `ip=` (`10.0.0.254/24`, or `dhcp`) gives this domain an address on its own bridge;
-//! `serve=iperf` waits there for clients of `iperf`; `exec=` runs commands here and then ends the machine with their
-//! status.
+//! (`figures=raw`: in lines for a program); `figures=boot` tells when this kernel began; `ip=` (`10.0.0.254/24`, or
+//! `dhcp`) gives this domain an address on its own bridge; `serve=iperf` waits there for clients of `iperf`; `exec=`
+//! runs commands here and then ends the machine with their status.
 
 mod commands;
 mod consoles;
@@ -78,6 +78,7 @@ pub async fn run() -> i32 {
     if cmdline::value("serve") == Some("iperf") {
         task::spawn(shell::net::iperf::serve());
     }
+    bench::boot::first_domain();
     if let Some(disk) = cmdline::value("direct").and_then(block::find) {
         bench::blk::direct(&disk).await;
     }

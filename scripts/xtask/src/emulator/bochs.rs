@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// The processor, by Bochs's name.
+pub const PROCESSOR: &str = "corei7_haswell_4770";
+
 /// The configuration, with its blanks.
 const TEMPLATE: &str = include_str!("../../../bochs/bochsrc.in");
 
@@ -77,10 +80,7 @@ fn fill(config: &Config, iso: &Path, port: u16, log: &Path) -> String {
         .map(|(disk, place)| format!("{place}: type=disk, path=\"{}\", mode=flat\n", disk.display()))
         .collect();
     TEMPLATE
-        .replace(
-            "@MODEL@",
-            if config.without_virtualization { "core2_penryn_t9600" } else { "corei7_haswell_4770" },
-        )
+        .replace("@MODEL@", if config.without_virtualization { "core2_penryn_t9600" } else { PROCESSOR })
         .replace("@CPUS@", &config.processors.to_string())
         .replace("@MEMORY@", &(config.memory >> 20).to_string())
         .replace("@ISO@", &iso.display().to_string())

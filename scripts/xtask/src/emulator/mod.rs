@@ -1,8 +1,8 @@
 //! The emulators that can be the machine, and the choice between them.
 
-mod bochs;
+pub mod bochs;
 mod kvm;
-mod qemu;
+pub mod qemu;
 
 use crate::cli::{Accel, Cpu, Emulator};
 use crate::{cli, process, say};
@@ -29,6 +29,8 @@ pub struct Config {
     pub network: Option<Network>,
     /// Whether the processor's virtualization is hidden, to see what the hypervisor says.
     pub without_virtualization: bool,
+    /// Whether the processor is the plain one of the figures that other systems are compared by (QEMU).
+    pub plain: bool,
     /// What the machine starts from.
     pub boot: Boot,
 }
@@ -152,6 +154,7 @@ impl Config {
             icount: options.icount,
             network: options.network(),
             without_virtualization: false,
+            plain: false,
             boot,
         })
     }

@@ -13,6 +13,9 @@ use std::process::{Command, Stdio};
 /// is invariant, though it does not say so.
 const TCG_CPU: &str = "qemu64,+svm,+npt,+rdtscp,+xsave,+xsaveopt,+pdpe1gb,+smep,+smap,+fsgsbase,+rdrand,+avx,+avx2,+aes,+movbe,+bmi1,+bmi2,+abm,+umip,+ssse3,+sse4.1,+sse4.2,+popcnt,+invtsc,x-force-features=on";
 
+/// The least that the hypervisor starts on, with an invariant counter: the processor on which other systems were measured.
+pub const PLAIN_CPU: &str = "qemu64,+svm,+npt,+invtsc,x-force-features=on";
+
 /// The port of the device that ends QEMU with a status.
 const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=0x04";
 
@@ -55,7 +58,8 @@ fn command(config: &Config) -> Command {
     } else {
         let hidden = if config.without_virtualization { ",-svm,-npt" } else { "" };
         command.args(["-accel", if config.icount { "tcg,thread=single" } else { "tcg,thread=multi" }]);
-        command.args(["-cpu", &format!("{TCG_CPU}{hidden}")]);
+        let cpu = if config.plain { PLAIN_CPU } else { TCG_CPU };
+        command.args(["-cpu", &format!("{cpu}{hidden}")]);
     }
     command.args(["-smp", &config.processors.to_string(), "-m", &format!("{}M", config.memory >> 20)]);
     if config.icount {
@@ -126,6 +130,7 @@ mod tests {
             icount: false,
             network: None,
             without_virtualization: false,
+            plain: false,
             boot: Boot::Direct {
                 hypervisor: "hv".into(),
                 bundle: Some("bundle".into()),

@@ -136,6 +136,7 @@ fn direct(context: &Context, name: &str) -> Result<Config> {
         icount: false,
         network: None,
         without_virtualization: false,
+        plain: false,
         boot,
     })
 }

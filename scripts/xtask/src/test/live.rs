@@ -110,6 +110,7 @@ impl<'a> Machine<'a> {
             icount: false,
             network: self.network.clone(),
             without_virtualization: false,
+            plain: false,
             boot,
         };
         self.run(&config, iso)

@@ -3,6 +3,7 @@
 //! Cases run one after another, each once: a case that passes only at the second try is broken. The last line is the
 //! sum over all parts, the unit tests included.
 
+mod bench;
 mod boot;
 mod conformance;
 mod context;

@@ -1,7 +1,7 @@
 //! The list of all cases, in the order in which they run: the cheap ones first.
 
 use super::{
-    Context, Verdict, boot, conformance, disk, foreign, grub, isolation, net, repository, rust, tool,
+    Context, Verdict, bench, boot, conformance, disk, foreign, grub, isolation, net, repository, rust, tool,
 };
 use anyhow::Result;
 
@@ -37,6 +37,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(rust::cases());
     cases.extend(tool::cases());
     cases.extend(boot::cases());
+    cases.extend(bench::cases());
     cases.extend(disk::cases());
     cases.extend(net::cases());
     cases.extend(foreign::cases());

@@ -1,0 +1,245 @@
+//! The page of `--html`: one file with tables and plots that needs no other.
+
+use super::document::Document;
+use super::figure::{Figure, Lane, PARTS};
+use super::plot::{self, Series};
+use super::table;
+use super::targets::{MEMORY_DISK, grouped};
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}\
+    table{border-collapse:collapse;margin:1rem 0}td,th{padding:.15rem .7rem;border-bottom:1px solid #ddd;text-align:right}\
+    td:first-child,th:first-child{text-align:left}pre{background:#f5f5f5;padding:.6rem;overflow-x:auto}\
+    svg{max-width:100%;height:auto;margin:.5rem 0}.met{color:#176b1b}.missed{color:#a02314}";
+
+/// Text as it stands in HTML.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The page.
+pub fn page(document: &Document) -> Result<String> {
+    let mut body = String::new();
+    let _ = write!(
+        body,
+        "<h1>Xenolith: measured</h1><pre>{}</pre><p>Commit {}, {}, processor {}. {} counted runs{}.</p>",
+        escaped(&document.command),
+        escaped(&document.commit),
+        escaped(&document.emulator),
+        escaped(&document.processor),
+        document.runs,
+        if document.repeats() { ", the same in every number" } else { ", which differ" }
+    );
+    body += &standings(document);
+    for plot in plots(document)? {
+        body += &plot;
+    }
+    for area in document.areas() {
+        for (lane, title) in table::LANES {
+            let own: Vec<&Figure> =
+                document.figures.iter().filter(|figure| figure.area == area && figure.lane == lane).collect();
+            if !own.is_empty() {
+                let _ = write!(
+                    body,
+                    "<h2>{}, {title}</h2><pre>{}</pre>",
+                    escaped(area),
+                    escaped(&table::figures(&own))
+                );
+            }
+        }
+    }
+    for line in &document.skipped {
+        let _ = write!(body, "<p>Not measured: {}</p>", escaped(line));
+    }
+    Ok(format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Xenolith: measured</title><style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    ))
+}
+
+fn standings(document: &Document) -> String {
+    let measured: Vec<_> = document.standings.iter().filter(|row| row.ours.is_some()).collect();
+    if measured.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "<h2>Goals</h2><table><tr><th>what</th><th>Xen 4.17</th><th>wanted</th><th>here</th><th>times better</th></tr>",
+    );
+    for row in measured {
+        let class = if row.is_met() == Some(true) { "met" } else { "missed" };
+        let _ = write!(
+            text,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td><td>{}</td></tr>",
+            escaped(&row.what),
+            grouped(row.xen),
+            row.goal,
+            row.ours.map_or_else(String::new, grouped),
+            row.ratio().map_or_else(String::new, |ratio| format!("{ratio:.1}"))
+        );
+    }
+    text + "</table>"
+}
+
+/// Figures of the memory disk with this load.
+fn reads<'a>(document: &'a Document, load: &'a str) -> impl Iterator<Item = &'a Figure> {
+    document.figures.iter().filter(move |figure| {
+        figure.lane == Lane::Counted
+            && figure.area == "blk"
+            && figure.name == load
+            && figure.is("disk", MEMORY_DISK)
+    })
+}
+
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn plots(document: &Document) -> Result<Vec<String>> {
+    let mut plots = Vec::new();
+    for load in ["read-rand", "write-rand"] {
+        let throughput = |figure: &Figure| figure.bytes_per_thousand() as f64;
+        for (by, over) in [("depth", "size"), ("size", "depth")] {
+            let all = series(reads(document, load), by, over, &throughput);
+            if all.iter().any(|series| series.points.len() > 1) {
+                let title = format!("Memory disk, {load}: bytes in a thousand instructions");
+                plots.push(plot::lines(&title, over, "bytes / 1,000 instructions", &all)?);
+            }
+        }
+    }
+    let at_4k = |figure: &&Figure| figure.word("size") == Some(4096);
+    let mut quantiles = Vec::new();
+    for key in ["median", "p99", "p999"] {
+        let mut points: Vec<(f64, f64)> = reads(document, "read-rand")
+            .filter(at_4k)
+            .filter_map(|figure| Some(((figure.word("depth")? as f64).log2(), *figure.each.get(key)? as f64)))
+            .collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        quantiles.push(Series { name: key.to_owned(), points });
+    }
+    if quantiles.iter().any(|series| series.points.len() > 1) {
+        plots.push(plot::lines(
+            "Memory disk, 4 KiB random reads: latency",
+            "depth",
+            "instructions",
+            &quantiles,
+        )?);
+    }
+    let mut chosen: Vec<&Figure> = reads(document, "read-rand").filter(at_4k).collect();
+    chosen.sort_by_key(|figure| figure.word("depth"));
+    if !chosen.is_empty() {
+        let names: Vec<String> =
+            chosen.iter().map(|figure| format!("depth {}", figure.word("depth").unwrap_or(0))).collect();
+        plots.push(plot::bars(
+            "Memory disk, 4 KiB random read: who is busy",
+            "instructions",
+            &names,
+            &shares(&chosen),
+        )?);
+        plots.push(plot::bars(
+            "Memory disk, 4 KiB random read: exits by cause",
+            "exits",
+            &names,
+            &causes(&chosen),
+        )?);
+    }
+    let micro: Vec<&Figure> = document
+        .figures
+        .iter()
+        .filter(|figure| {
+            figure.lane == Lane::Counted && figure.area == "micro" && figure.total("hv.ticks") > 0
+        })
+        .filter(|figure| figure.ticks() < 12_000)
+        .collect();
+    for some in micro.chunks(6) {
+        let names: Vec<String> = some.iter().map(|figure| figure.name.clone()).collect();
+        plots.push(plot::bars("Services: who is busy", "instructions", &names, &shares(some))?);
+    }
+    Ok(plots)
+}
+
+/// One line for each value of the word `by`, over the powers of two of the word `over`.
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn series<'a>(
+    figures: impl Iterator<Item = &'a Figure>,
+    by: &str,
+    over: &str,
+    value: &dyn Fn(&Figure) -> f64,
+) -> Vec<Series> {
+    let mut lines: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
+    for figure in figures {
+        if let (Some(by), Some(over)) = (figure.word(by), figure.word(over)) {
+            lines.entry(by).or_default().push(((over as f64).log2(), value(figure)));
+        }
+    }
+    let named = |(key, mut points): (u64, Vec<(f64, f64)>)| {
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Series { name: format!("{by} {}", plot::power((key as f64).log2())), points }
+    };
+    lines.into_iter().map(named).collect()
+}
+
+/// Instructions of an operation by who executes them.
+fn shares(figures: &[&Figure]) -> Vec<(String, Vec<f64>)> {
+    let share = |name: &str, key: &str| {
+        (name.to_owned(), figures.iter().map(|figure| figure.per(key)).collect::<Vec<f64>>())
+    };
+    let all = [
+        share("guest", "guest.ticks"),
+        share("hypervisor", "hv.ticks"),
+        share("driver domain", "driver.ticks"),
+        share("other guest", "peer.ticks"),
+    ];
+    all.into_iter().filter(|(_, values)| values.iter().any(|value| *value > 0.0)).collect()
+}
+
+/// Exits of an operation by cause, of all domains.
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn causes(figures: &[&Figure]) -> Vec<(String, Vec<f64>)> {
+    let mut causes: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (index, figure) in figures.iter().enumerate() {
+        for part in PARTS {
+            for (key, count) in figure.named(part) {
+                if let Some(cause) = key.strip_prefix(".exit.") {
+                    let values = causes.entry(cause.to_owned()).or_insert_with(|| vec![0.0; figures.len()]);
+                    values[index] += count as f64 / figure.n as f64;
+                }
+            }
+        }
+    }
+    causes.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::document::tests::document;
+
+    #[test]
+    fn the_page_needs_no_other_file() {
+        let mut document = document();
+        document.command = "a <b> & \"c\"".into();
+        let page = page(&document).unwrap();
+        assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+        assert!(page.contains("a &lt;b&gt; &amp; &quot;c&quot;"));
+        for outside in ["<script", "<link", "<img", "url(", "src=", "href="] {
+            assert!(!page.contains(outside), "{outside} is in the page");
+        }
+        for sign in
+            ["who is busy", "exits by cause", "latency", "CPUID exit", "Not measured: net", "by the clock"]
+        {
+            assert!(page.contains(sign), "{sign} is not in the page");
+        }
+        assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+        assert!(page.matches("<svg").count() >= 6);
+    }
+
+    #[test]
+    fn exits_of_all_domains_add_up() {
+        let document = document();
+        let figure: Vec<&Figure> = reads(&document, "read-rand").take(1).collect();
+        assert_eq!(causes(&figure), [("halt".to_owned(), vec![2.0]), ("hypercall".to_owned(), vec![1.0])]);
+        let shares = shares(&figure);
+        assert_eq!(
+            shares.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["guest", "hypervisor", "driver domain"]
+        );
+    }
+}

@@ -1,0 +1,242 @@
+//! `cargo xtask bench`: what the hypervisor's services and paravirtual I/O cost.
+//!
+//! A guest prints figures as lines ([`figure`]), on machines that [`suite`] describes. Counted figures are taken more than
+//! once and compared. What comes of it is one [`document`]: a table on the terminal, JSON, a page, or a part of the book.
+
+mod difference;
+mod document;
+mod figure;
+mod html;
+mod plot;
+mod scale;
+mod suite;
+mod table;
+mod targets;
+
+use crate::build::Images;
+use crate::cli::{self, Area, Emulator};
+use crate::emulator::{self, Config};
+use crate::machine::{self, Console, End};
+use crate::process;
+use crate::{run, say, workspace};
+use anyhow::{Context, Result, bail, ensure};
+use document::{Document, Setting};
+use figure::{Figure, Lane, OWN};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use suite::Job;
+
+/// The longest that one machine may run.
+const LIMIT: Duration = Duration::from_secs(3600);
+/// How long a machine may run before its user is told that it does.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Runs `cargo xtask bench`.
+pub fn verb(options: &cli::Bench) -> Result<u8> {
+    let emulator = options.emulator.unwrap_or(Emulator::Qemu);
+    let mut jobs = Vec::new();
+    for area in areas(options) {
+        jobs.extend(suite::jobs(area, options.quick, emulator)?);
+    }
+    ensure!(!jobs.is_empty(), "there is nothing to measure");
+    let images = Images::build()?;
+    let bench = Bench { images, emulator, verbose: options.verbose };
+    let (mut counted, mut once, mut skipped) = (vec![Vec::new(); options.repeat], Vec::new(), Vec::new());
+    for job in &jobs {
+        let runs = if job.lane == Lane::Counted { options.repeat } else { 1 };
+        let mut taken = Vec::new();
+        for number in 1..=runs {
+            match bench.take(job, number, runs) {
+                Ok(figures) => taken.push(figures),
+                Err(error) => {
+                    say::warn(format!("{}: {error:#}", job.name));
+                    skipped.push(format!("{}: {error:#}", job.name));
+                    break;
+                }
+            }
+        }
+        match job.lane {
+            Lane::Wall | Lane::Device => once.extend(taken.into_iter().flatten()),
+            Lane::Counted if taken.len() == runs => {
+                counted.iter_mut().zip(taken).for_each(|(all, run)| all.extend(run));
+            }
+            Lane::Counted => {}
+        }
+    }
+    let document = Document::new(setting(options, emulator)?, &counted, once, skipped);
+    write(options, &document)?;
+    print!("{}", table::terminal(&document));
+    Ok(if document.repeats() && document.skipped.is_empty() { 0 } else { crate::FAILED })
+}
+
+/// The areas that are asked for.
+fn areas(options: &cli::Bench) -> Vec<Area> {
+    if options.areas.is_empty() || options.areas.contains(&Area::All) {
+        return vec![Area::All];
+    }
+    options.areas.clone()
+}
+
+/// Writes the files that are asked for.
+fn write(options: &cli::Bench, document: &Document) -> Result<()> {
+    if let Some(file) = &options.json {
+        document.write(file)?;
+    }
+    if let Some(file) = &options.html {
+        put(file, &html::page(document)?)?;
+    }
+    if let Some(file) = &options.markdown {
+        let old = std::fs::read_to_string(file).unwrap_or_default();
+        put(file, &table::between_marks(&old, &table::markdown(document)))?;
+    }
+    Ok(())
+}
+
+fn put(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Takes figures.
+pub struct Bench {
+    images: Images,
+    emulator: Emulator,
+    verbose: bool,
+}
+
+impl Bench {
+    /// Boots a job's machine and reads its figures.
+    fn take(&self, job: &Job, number: usize, of: usize) -> Result<Vec<Figure>> {
+        let run = if of > 1 { format!(", run {number} of {of}") } else { String::new() };
+        say::step(format!("measuring {}{run}", job.name));
+        let bundle = self.images.bundle(&job.set, "bench.bundle")?;
+        let config = Config {
+            emulator: self.emulator,
+            kvm: false,
+            processors: job.processors,
+            memory: job.memory,
+            disks: if job.disk { vec![suite::scratch_disk()?] } else { Vec::new() },
+            icount: job.lane != Lane::Wall && self.emulator == Emulator::Qemu,
+            network: job.network.clone(),
+            without_virtualization: false,
+            plain: true,
+            boot: run::boot(&self.images, &bundle, self.emulator, "bench")?,
+        };
+        let begin = Instant::now();
+        let report =
+            patiently(&job.name, || machine::run(&config, Console::Hidden, Some(LIMIT), self.verbose))?;
+        let figures = Figure::all(&report.console, job.lane, OWN)?;
+        say::step(format!("{} figures after {:.0} s", figures.len(), begin.elapsed().as_secs_f64()));
+        if report.end != End::PowerOff(0) {
+            bail!("{}\n{}", report.end, process::tail(&report.console, 12));
+        }
+        ensure!(!figures.is_empty(), "the guest printed no figure:\n{}", process::tail(&report.console, 12));
+        Ok(figures)
+    }
+}
+
+/// Does something long, and says from time to time that it is being done.
+fn patiently<R>(name: &str, work: impl FnOnce() -> R) -> R {
+    let begin = Instant::now();
+    let (done, still) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while still.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                say::step(format!("{name} is running, {} s", begin.elapsed().as_secs()));
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
+/// With what is measured.
+fn setting(options: &cli::Bench, emulator: Emulator) -> Result<Setting> {
+    let (emulator, processor) = match emulator {
+        Emulator::Qemu => (
+            first_line(Command::new("qemu-system-x86_64").arg("--version"))?,
+            emulator::qemu::PLAIN_CPU.to_owned(),
+        ),
+        Emulator::Bochs => ("Bochs 3.0, built by this tool".into(), emulator::bochs::PROCESSOR.into()),
+    };
+    let root = workspace::root();
+    let mut commit =
+        first_line(Command::new("git").arg("-C").arg(&root).args(["rev-parse", "--short=12", "HEAD"]))
+            .unwrap_or_else(|_| "unknown".into());
+    let changed = Command::new("git")
+        .arg("-C")
+        .arg(&root)
+        .args(["diff", "--quiet", "HEAD", "--", ".", ":!docs"])
+        .status();
+    if changed.is_ok_and(|status| status.code() == Some(1)) {
+        commit.push('+');
+    }
+    Ok(Setting { command: command(options), commit, emulator, processor })
+}
+
+/// The command that measures the same, without the files it writes.
+fn command(options: &cli::Bench) -> String {
+    let mut words = vec!["cargo xtask bench".to_owned()];
+    words.extend(options.areas.iter().map(|area| format!("{area:?}").to_lowercase()));
+    if options.quick {
+        words.push("--quick".into());
+    }
+    if options.emulator == Some(Emulator::Bochs) {
+        words.push("--emulator bochs".into());
+    }
+    words.join(" ")
+}
+
+fn first_line(command: &mut Command) -> Result<String> {
+    let done = process::collect(command, Duration::from_secs(60))?;
+    ensure!(done.passed(), "{} ended with {:?}", process::line(command), done.code);
+    done.output.lines().next().map(str::to_owned).context("no output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn options(words: &[&str]) -> cli::Bench {
+        match cli::Cli::parse_from(["xtask", "bench"].iter().chain(words)).verb {
+            cli::Verb::Bench(bench) => bench,
+            _ => unreachable!("the verb is bench"),
+        }
+    }
+
+    #[test]
+    fn no_area_means_all() {
+        assert_eq!(areas(&options(&[])), [Area::All]);
+        assert_eq!(areas(&options(&["micro", "all"])), [Area::All]);
+        assert_eq!(areas(&options(&["blk", "micro"])), [Area::Blk, Area::Micro]);
+    }
+
+    #[test]
+    fn the_command_can_be_typed_again() {
+        assert_eq!(
+            command(&options(&["micro", "--quick", "--json", "x"])),
+            "cargo xtask bench micro --quick"
+        );
+        assert_eq!(command(&options(&["--emulator", "bochs"])), "cargo xtask bench --emulator bochs");
+    }
+
+    #[test]
+    fn every_area_has_machines() {
+        for area in areas(&options(&[])) {
+            for quick in [false, true] {
+                for job in suite::jobs(area, quick, Emulator::Qemu).unwrap() {
+                    job.set.manifest().unwrap();
+                    assert!(
+                        job.lane == Lane::Wall || job.processors == 1 || area == Area::Scale,
+                        "{}",
+                        job.name
+                    );
+                }
+                let bochs = suite::jobs(area, quick, Emulator::Bochs).unwrap();
+                assert!(bochs.iter().all(|job| job.lane != Lane::Wall && job.network.is_none()));
+            }
+        }
+    }
+}

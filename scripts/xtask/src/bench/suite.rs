@@ -1,0 +1,156 @@
+//! What is measured: machines to boot, and what their guests run.
+
+use super::figure::Lane;
+use super::targets::MEMORY_DISK;
+use crate::bundle::{self, DomainSet};
+use crate::cli::{Area, Emulator};
+use crate::emulator::Network;
+use crate::run;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+/// One machine to boot, whose guest prints figures.
+pub struct Job {
+    /// What it is called in messages.
+    pub name: String,
+    /// How its ticks count.
+    pub lane: Lane,
+    /// The domains.
+    pub set: DomainSet,
+    /// The number of processors.
+    pub processors: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Whether it has the scratch disk.
+    pub disk: bool,
+    /// The machine's network.
+    pub network: Option<Network>,
+}
+
+/// The domain set that most of it runs in.
+const SET: &str = "scripts/domains/benchmark.toml";
+
+impl Job {
+    /// A guest of the benchmark's set that runs `commands`.
+    fn new(name: &str, lane: Lane, commands: &str) -> Result<Job> {
+        let mut set = DomainSet::read(&crate::workspace::root().join(SET))?;
+        set.guest()?.cmdline = "role=guest name=guest".into();
+        run::add_commands(&mut set, commands)?;
+        let processors = if lane == Lane::Wall { 2 } else { 1 };
+        Ok(Job { name: name.into(), lane, set, processors, memory: 512 << 20, disk: true, network: None })
+    }
+
+    /// Adds words to the command line of dom0.
+    fn control(mut self, words: &str) -> Result<Job> {
+        bundle::append(&mut self.set.control()?.cmdline, words);
+        Ok(self)
+    }
+
+    /// Leaves the machine's disk and the driver domain's own reads of it out: no device's time is in the way.
+    fn without_device(mut self) -> Result<Job> {
+        self.disk = false;
+        for disk in &mut self.set.guest()?.disk {
+            if disk.starts_with("machine") {
+                *disk = "memory:1M".into();
+            }
+        }
+        self.without("direct=")
+    }
+
+    /// Takes a word off the command line of dom0.
+    fn without(mut self, word: &str) -> Result<Job> {
+        let control = self.set.control()?;
+        let kept: Vec<&str> = control.cmdline.split(' ').filter(|other| !other.starts_with(word)).collect();
+        control.cmdline = kept.join(" ");
+        Ok(self)
+    }
+}
+
+/// The machine's disk, as the guest names it.
+const DEVICE: &str = "xvda";
+
+/// What is measured by the clock.
+const CLOCK: &str = "bench micro n=200 raw; \
+    bench blk xvda load=read-seq bs=4K,64K depth=1,32 n=1024 raw; \
+    bench blk xvdb load=read-seq bs=4K,64K depth=1,32 n=1024 raw";
+
+/// Sizes and depths of a sweep.
+struct Sweep {
+    sizes: &'static str,
+    depths: &'static str,
+    loads: &'static str,
+}
+
+/// The commands that put requests on a disk.
+fn disk_commands(disk: &str, quick: bool, n: u32) -> String {
+    let quick_sweeps = [
+        Sweep { sizes: "4K", depths: "1,32", loads: "read-rand,write-rand" },
+        Sweep { sizes: "128K", depths: "8", loads: "read-seq" },
+    ];
+    let full_sweeps = [
+        Sweep {
+            sizes: "512,4K,16K,64K,128K,256K,1M",
+            depths: "1,4,8,32,128,256",
+            loads: "read-seq,read-rand,write-seq,write-rand,mixed-rand",
+        },
+        Sweep { sizes: "4K", depths: "1,32", loads: "write-flush" },
+    ];
+    let sweeps = if quick { &quick_sweeps } else { &full_sweeps };
+    let mut commands = Vec::new();
+    for Sweep { sizes, depths, loads } in sweeps {
+        commands
+            .push(format!("bench blk {disk} load={loads} bs={sizes} depth={depths} n={n} most=8M write raw"));
+    }
+    commands.join("; ")
+}
+
+/// What [`Area::All`] stands for.
+const AREAS: [Area; 5] = [Area::Micro, Area::Blk, Area::Net, Area::Boot, Area::Scale];
+
+/// The jobs of an area.
+pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
+    let n = if quick { 200 } else { 1000 };
+    let mut chosen = match area {
+        Area::Micro => {
+            vec![Job::new("micro", Lane::Counted, &format!("bench micro n={n} raw"))?.without_device()?]
+        }
+        Area::Blk => {
+            let counted = Job::new("blk", Lane::Counted, &disk_commands(MEMORY_DISK, quick, 256))?;
+            // How long a device takes is not counted: what it is asked in full, the memory disk is asked for.
+            let device = Job::new("blk of a device", Lane::Device, &disk_commands(DEVICE, true, 256))?;
+            let wall = Job::new("blk by the clock", Lane::Wall, CLOCK)?;
+            vec![counted.without_device()?, device.control("figures=raw")?, wall.control("figures=raw")?]
+        }
+        Area::Net => {
+            let mut job = Job::new("net", Lane::Counted, "bench net raw")?;
+            job.network = Some(Network::default());
+            job.set.guest()?.vif.push("bridge".into());
+            vec![job]
+        }
+        Area::Boot => {
+            let job = Job::new("boot", Lane::Counted, "bench boot raw")?.without_device()?;
+            vec![job.without("create=")?.control("figures=boot")?]
+        }
+        Area::Scale => super::scale::jobs(quick)?,
+        Area::All => {
+            let all: Result<Vec<Vec<Job>>> = AREAS.iter().map(|area| jobs(*area, quick, emulator)).collect();
+            all?.into_iter().flatten().collect()
+        }
+    };
+    if emulator == Emulator::Bochs {
+        // Bochs counts in any case, and its clock is that count.
+        chosen.retain(|job| job.lane != Lane::Wall);
+        for job in &mut chosen {
+            job.network = None;
+        }
+    }
+    Ok(chosen)
+}
+
+/// The disk that requests go to: empty, so that no file system is found on it, and a hole, so that it costs nothing.
+pub fn scratch_disk() -> Result<PathBuf> {
+    let file = crate::workspace::products()?.join("bench.img");
+    let disk = std::fs::File::create(&file).with_context(|| format!("cannot make {}", file.display()))?;
+    disk.set_len(64 << 20)?;
+    Ok(file)
+}
