@@ -176,6 +176,10 @@ pub mod key {
     pub const EVENT_CHANNEL: &str = "event-channel";
     /// Front end: the layout of messages.
     pub const PROTOCOL: &str = "protocol";
+    /// Back end: the most queues; each has a ring and a port of its own.
+    pub const MULTI_QUEUE_MAX_QUEUES: &str = "multi-queue-max-queues";
+    /// Front end: how many it uses. With more than one, the keys of each are in a directory `queue-N`.
+    pub const MULTI_QUEUE_NUM_QUEUES: &str = "multi-queue-num-queues";
     /// The value of [`PROTOCOL`] for this architecture (`XEN_IO_PROTO_ABI_X86_64` in `io/protocols.h`).
     pub const PROTOCOL_X86_64: &str = "x86_64-abi";
     /// The value for front ends of 32-bit kernels (`XEN_IO_PROTO_ABI_X86_32`): [`crate::ia32::blkif`].

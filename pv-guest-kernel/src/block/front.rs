@@ -22,10 +22,10 @@ use pv_drivers::xenbus::{Frontend, list_frontends};
 use spin::Mutex;
 
 use super::{BlockDevice, Buffer, Error, Info, Limits, Op, Promise, Request, SECTOR};
-use crate::task;
 use crate::xen::platform::Xen;
 use crate::xen::store::{self, Watch};
 use crate::xen::{events, platform};
+use crate::{cmdline, task};
 
 /// How long a disk may take to appear before the boot goes on without it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,6 +34,9 @@ const MOST: usize = 1 << 20;
 
 struct Inner {
     front: BlkFront<Xen>,
+    /// How many it has, and which is next: they take turns.
+    queues: usize,
+    turn: usize,
     promises: BTreeMap<RequestId, Promise>,
     /// Requests that found no room.
     waiting: VecDeque<(Request, Promise)>,
@@ -58,6 +61,11 @@ fn error(error: BlockError) -> Error {
         BlockError::ReadOnly => Error::ReadOnly,
         BlockError::Disconnected => Error::Gone,
     }
+}
+
+/// The queues of a disk: the command line's word `blk-queues=N`, else one.
+fn queues() -> u32 {
+    cmdline::value("blk-queues").and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
 /// The name of a virtual device's number: major 202 as Linux numbers it, or the extended scheme above 15 disks.
@@ -85,6 +93,10 @@ impl Inner {
             }
             None => None,
         };
+        if self.queues > 1 {
+            self.turn = (self.turn + 1) % self.queues;
+            self.front.choose_queue(self.turn);
+        }
         let result = match (request.op, buffer) {
             (Op::Read, Some(buffer)) => self.front.read(request.sector, buffer),
             (Op::Write, Some(buffer)) => self.front.write(request.sector, buffer),
@@ -169,7 +181,7 @@ impl BlockDevice for FrontDisk {
 
 impl FrontDisk {
     /// One round: answers, requests, and if the back end's state changed, XenStore.
-    fn advance(&self, changed: bool) -> (FrontState, Option<Port>) {
+    fn advance(&self, changed: bool) -> FrontState {
         self.unseen.store(false, Ordering::Release);
         let mut inner = self.inner.lock();
         let mut ended = Vec::new();
@@ -186,8 +198,8 @@ impl FrontDisk {
             inner.refill();
             inner.front.kick();
         }
-        let now = (inner.front.state(), inner.front.port());
-        if matches!(now.0, FrontState::Closed | FrontState::Failed) {
+        let now = inner.front.state();
+        if matches!(now, FrontState::Closed | FrontState::Failed) {
             let waiting = core::mem::take(&mut inner.waiting);
             drop(inner);
             for (request, promise) in waiting {
@@ -204,18 +216,23 @@ impl FrontDisk {
 }
 
 async fn serve(disk: Arc<FrontDisk>, mut watch: Watch) {
-    let mut port: Option<Port> = None;
+    let mut ports: Vec<Port> = Vec::new();
     let mut state = FrontState::Connecting;
     let mut changed = true;
     loop {
-        let (now, now_port) = disk.advance(changed);
-        changed = false;
-        if now_port != port {
-            if let Some(new) = now_port {
-                events::listen(new, "blkfront");
-            }
-            port = now_port;
+        let now = disk.advance(changed);
+        if changed || now != state {
+            // Ports come and go with the connection only.
+            let mut inner = disk.inner.lock();
+            let before = core::mem::replace(&mut ports, inner.front.ports().collect());
+            inner.queues = ports.len();
+            drop(inner);
+            ports
+                .iter()
+                .filter(|port| !before.contains(port))
+                .for_each(|port| events::listen(*port, "blkfront"));
         }
+        changed = false;
         if now != state {
             log::debug!("{}: {now:?}", disk.name);
             match now {
@@ -242,8 +259,8 @@ async fn serve(disk: Arc<FrontDisk>, mut watch: Watch) {
                 changed = true;
                 ready = true;
             }
-            if let Some(port) = port {
-                ready |= events::poll_wait(port, cx).is_ready();
+            for port in &ports {
+                ready |= events::poll_wait(*port, cx).is_ready();
             }
             if ready { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -269,8 +286,9 @@ pub async fn connect_all() {
                 continue;
             }
         };
-        let front = BlkFront::new(&Xen, ends, FrontOptions::default());
-        let inner = Inner { front, promises: BTreeMap::new(), waiting: VecDeque::new() };
+        let options = FrontOptions { max_queues: queues(), ..FrontOptions::default() };
+        let front = BlkFront::new(&Xen, ends, options);
+        let inner = Inner { front, queues: 1, turn: 0, promises: BTreeMap::new(), waiting: VecDeque::new() };
         let disk = Arc::new(FrontDisk {
             name: name(number),
             inner: Mutex::new(inner),

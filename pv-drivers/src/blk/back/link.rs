@@ -34,11 +34,12 @@ pub(super) struct Link<P: Platform> {
 }
 
 impl<P: Platform> Link<P> {
-    /// Reads what the front end published, and maps its ring.
+    /// Reads what the front end published of a queue, whose keys begin with `prefix`, and maps its ring.
     pub fn connect(
         platform: &P,
         store: &mut dyn Store,
         ends: &Backend,
+        prefix: &str,
         offer: Offer,
         options: &Options,
         has_memory: bool,
@@ -57,13 +58,17 @@ impl<P: Platform> Link<P> {
         }
         let mut grants = Vec::new();
         for page in 0..1u32 << order {
-            let single = (order == 0).then(|| ends.peer_number(store, key::RING_REF)).flatten();
-            let number = single.or_else(|| ends.peer_number(store, &format!("{}{page}", key::RING_REF)));
+            let single = (order == 0)
+                .then(|| ends.peer_number(store, &format!("{prefix}{}", key::RING_REF)))
+                .flatten();
+            let number =
+                single.or_else(|| ends.peer_number(store, &format!("{prefix}{}{page}", key::RING_REF)));
             let number = number.and_then(|number| u32::try_from(number).ok());
             grants.push(GrantRef::new(number.ok_or("no grant for the ring")?));
         }
-        let remote =
-            ends.peer_number(store, key::EVENT_CHANNEL).and_then(|number| u32::try_from(number).ok());
+        let remote = ends
+            .peer_number(store, &format!("{prefix}{}", key::EVENT_CHANNEL))
+            .and_then(|number| u32::try_from(number).ok());
         let remote = Port::new(remote.ok_or("no event channel")?);
         let mode = match options.data_path {
             DataPath::Auto if ends.peer_flag(store, key::FEATURE_PERSISTENT) => {

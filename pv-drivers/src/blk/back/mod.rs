@@ -10,12 +10,14 @@
 //! * The guest is told to send no event while we are sure to look at the ring again anyway.
 
 mod dialect;
+mod fan;
 mod intake;
 mod jobs;
 mod link;
 mod memory;
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::{DomainId, Port};
@@ -25,6 +27,7 @@ use super::device::{BlockDevice, Geometry};
 use crate::platform::Platform;
 use crate::xenbus::{Backend, XenbusState};
 use crate::xs::{Store, TransactionId, read_number, write_display};
+use fan::{Fan, Mail};
 use intake::Offer;
 use link::Link;
 
@@ -49,6 +52,8 @@ pub struct Options {
     pub max_indirect: usize,
     /// The largest ring, as a power of two of pages.
     pub max_ring_order: u32,
+    /// The most queues, each with a ring and a port; at least one.
+    pub max_queues: u32,
     /// Pages that stay mapped.
     pub max_persistent: usize,
     /// Requests that one poll takes.
@@ -61,6 +66,7 @@ impl Default for Options {
             data_path: DataPath::Auto,
             max_indirect: 256,
             max_ring_order: 4,
+            max_queues: 4,
             max_persistent: 2048,
             budget: 512,
         }
@@ -127,7 +133,9 @@ pub struct BlkBack<P: Platform, D: BlockDevice<P::Memory>> {
     geometry: Geometry,
     options: Options,
     phase: Phase,
-    link: Option<Link<P>>,
+    /// A connection for each queue; none while there is no front end.
+    links: Vec<Link<P>>,
+    mail: Mail,
     counters: Counters,
     failure: Option<String>,
 }
@@ -156,7 +164,8 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
             geometry,
             options,
             phase: Phase::Waiting,
-            link: None,
+            links: Vec::new(),
+            mail: Mail::new(),
             counters: Counters::default(),
             failure: None,
         };
@@ -177,10 +186,9 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
         self.ends.peer()
     }
 
-    /// Our end of the event channel, while connected.
-    #[must_use]
-    pub fn port(&self) -> Option<Port> {
-        self.link.as_ref().map(Link::port)
+    /// Our ends of the event channels, one for each queue, while connected.
+    pub fn ports(&self) -> impl Iterator<Item = Port> {
+        self.links.iter().map(Link::port)
     }
 
     /// What happened so far.
@@ -204,7 +212,7 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
     /// Whether this end is closed and holds nothing of the guest any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.link.is_none() && matches!(self.phase, Phase::Closed | Phase::Failed)
+        self.links.is_empty() && matches!(self.phase, Phase::Closed | Phase::Failed)
     }
 
     /// The device.
@@ -220,6 +228,7 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
             (key::FEATURE_PERSISTENT, u64::from(persistent)),
             (key::MAX_RING_PAGE_ORDER, self.options.max_ring_order.into()),
             (key::MAX_RING_PAGES, 1 << self.options.max_ring_order),
+            (key::MULTI_QUEUE_MAX_QUEUES, self.options.max_queues.max(1).into()),
         ];
         if self.options.max_indirect > 0 {
             keys.push((key::FEATURE_MAX_INDIRECT_SEGMENTS, self.options.max_indirect as u64));
@@ -264,7 +273,7 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
                 _ => {}
             },
             Phase::Connected => {
-                if let Some(reason) = self.link.as_ref().and_then(Link::fault) {
+                if let Some(reason) = self.links.iter().find_map(Link::fault) {
                     self.fail(store, reason);
                 } else if matches!(front, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown) {
                     self.phase = Phase::Draining;
@@ -273,12 +282,12 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
             }
             Phase::Draining => self.drain(store, front),
             Phase::Closed | Phase::Failed => {
-                self.drop_link_if_idle();
-                if self.link.is_none() && matches!(front, XenbusState::Closed | XenbusState::Unknown) {
+                self.drop_links_if_idle();
+                if self.links.is_empty() && matches!(front, XenbusState::Closed | XenbusState::Unknown) {
                     self.say(store, XenbusState::Closed);
                 }
                 // The front end may start over.
-                if front == XenbusState::Initialising && self.link.is_none() {
+                if front == XenbusState::Initialising && self.links.is_empty() {
                     self.phase = Phase::Waiting;
                     self.failure = None;
                     self.say(store, XenbusState::InitWait);
@@ -295,14 +304,18 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
     }
 
     fn connect(&mut self, store: &mut dyn Store) {
-        let offer = Offer { geometry: self.geometry, max_indirect: self.options.max_indirect };
-        let has_memory = self.device.location(0, 1).is_some();
-        let result = Link::connect(&self.platform, store, &self.ends, offer, &self.options, has_memory)
-            .and_then(|link| self.publish_disk(store).map(|()| link).map_err(|e| alloc::format!("{e}")));
+        let result = self
+            .open_links(store)
+            .and_then(|links| self.publish_disk(store).map(|()| links).map_err(|e| alloc::format!("{e}")));
         match result {
-            Ok(link) => {
-                log::info!("{}: connected, {}", self.ends.dir(), link.summary());
-                self.link = Some(link);
+            Ok(links) => {
+                let summary = links.first().map(Link::summary).unwrap_or_default();
+                match links.len() {
+                    1 => log::info!("{}: connected, {summary}", self.ends.dir()),
+                    count => log::info!("{}: connected, {count} queues of {summary}", self.ends.dir()),
+                }
+                self.mail = links.iter().map(|_| Vec::new()).collect();
+                self.links = links;
                 self.phase = Phase::Connected;
                 self.say(store, XenbusState::Connected);
             }
@@ -310,19 +323,37 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
         }
     }
 
+    /// Connects every queue, or none.
+    fn open_links(&self, store: &mut dyn Store) -> Result<Vec<Link<P>>, String> {
+        let offer = Offer { geometry: self.geometry, max_indirect: self.options.max_indirect };
+        let has_memory = self.device.location(0, 1).is_some();
+        let count = self.ends.peer_number(store, key::MULTI_QUEUE_NUM_QUEUES).unwrap_or(1);
+        let most = self.options.max_queues.max(1);
+        if !(1..=u64::from(most)).contains(&count) {
+            return Err(alloc::format!("{count} queues where 1 to {most} are offered"));
+        }
+        let prefix = |queue| if count == 1 { String::new() } else { alloc::format!("queue-{queue}/") };
+        (0..count)
+            .map(|queue| {
+                let (ends, options) = (&self.ends, &self.options);
+                Link::connect(&self.platform, store, ends, &prefix(queue), offer, options, has_memory)
+            })
+            .collect()
+    }
+
     fn fail(&mut self, store: &mut dyn Store, reason: String) {
         self.ends.report(store, &reason);
         self.failure = Some(reason);
         self.phase = Phase::Failed;
-        self.drop_link_if_idle();
+        self.drop_links_if_idle();
         self.say(store, XenbusState::Closing);
     }
 
     /// Closes once the device is done. A front end that is closing is told `Closing` first, and `Closed` when it has
     /// closed itself: Linux waits for the former before it powers off.
     fn drain(&mut self, store: &mut dyn Store, front: XenbusState) {
-        self.drop_link_if_idle();
-        if self.link.is_some() {
+        self.drop_links_if_idle();
+        if !self.links.is_empty() {
             return;
         }
         if front == XenbusState::Closing {
@@ -334,38 +365,52 @@ impl<P: Platform, D: BlockDevice<P::Memory>> BlkBack<P, D> {
     }
 
     /// Lets go of the guest's memory, unless the device may still use it.
-    fn drop_link_if_idle(&mut self) {
-        if let Some(link) = &mut self.link {
-            link.stop(&mut self.device, &mut self.counters);
-            if !link.is_running() {
-                self.link = None;
-            }
+    fn drop_links_if_idle(&mut self) {
+        if !self.stop_links() {
+            self.links.clear();
         }
     }
 
-    /// Moves requests and answers; call it when the port fires and when the device does.
+    /// Stops all queues; whether the device is still at work for one.
+    fn stop_links(&mut self) -> bool {
+        let Self { links, device, mail, counters, .. } = self;
+        // What one of them hears of another's may be the last thing that it waited for.
+        for _ in 0..2 {
+            for (queue, link) in links.iter_mut().enumerate() {
+                link.stop(&mut Fan { device, queue, mail }, counters);
+            }
+        }
+        links.iter().any(Link::is_running)
+    }
+
+    /// Moves requests and answers; call it when a port fires and when the device does.
     pub fn poll(&mut self) -> Progress {
-        let Some(link) = &mut self.link else { return Progress::Idle };
+        if self.links.is_empty() {
+            return Progress::Idle;
+        }
         match self.phase {
             Phase::Connected => {}
             Phase::Draining | Phase::Failed => {
-                link.stop(&mut self.device, &mut self.counters);
-                return if link.is_running() { Progress::Idle } else { Progress::Store };
+                return if self.stop_links() { Progress::Idle } else { Progress::Store };
             }
             Phase::Waiting | Phase::Closed => return Progress::Idle,
         }
-        match link.poll(&mut self.device, &self.options, &mut self.counters) {
-            Ok(true) => Progress::More,
-            Ok(false) => Progress::Idle,
-            Err(()) => Progress::Store,
+        let Self { links, device, mail, options, counters, .. } = self;
+        let mut progress = Progress::Idle;
+        for (queue, link) in links.iter_mut().enumerate() {
+            match link.poll(&mut Fan { device, queue, mail }, options, counters) {
+                Ok(true) => progress = Progress::More,
+                Ok(false) => {}
+                Err(()) => return Progress::Store,
+            }
         }
+        // A later queue may have heard of what an earlier one waits for.
+        if mail.iter().any(|letters| !letters.is_empty()) { Progress::More } else { progress }
     }
 }
 
 impl<P: Platform, D: BlockDevice<P::Memory>> Drop for BlkBack<P, D> {
     fn drop(&mut self) {
-        if let Some(link) = &mut self.link {
-            link.stop(&mut self.device, &mut self.counters);
-        }
+        self.stop_links();
     }
 }

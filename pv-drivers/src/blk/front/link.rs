@@ -1,7 +1,9 @@
 //! What the two ends agree upon, and the ring they then share.
 
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use pv_abi::ids::Port;
 use pv_abi::io::blkif::{self, key};
@@ -23,6 +25,8 @@ pub(super) struct Features {
     /// The most segments of a request.
     pub max_segments: usize,
     pub is_indirect: bool,
+    /// How many queues both ends like.
+    pub queues: u32,
 }
 
 impl Features {
@@ -44,26 +48,34 @@ impl Features {
             discard,
             max_segments: if is_indirect { indirect } else { blkif::MAX_SEGMENTS_PER_REQUEST },
             is_indirect,
+            queues: number(ends.peer_number(store, key::MULTI_QUEUE_MAX_QUEUES), 1)
+                .min(options.max_queues)
+                .clamp(1, MOST_QUEUES),
         }
     }
 }
 
-/// The ring and its port.
+/// The most queues, whatever both ends like.
+const MOST_QUEUES: u32 = 64;
+
+/// The ring of a queue and its port.
 pub(super) struct Link<P: Platform> {
     platform: P,
+    /// Parts that are not in the ring yet.
+    pub waiting: VecDeque<usize>,
     pub ring: FrontRing<P>,
     pub port: Port,
     pub features: Features,
 }
 
 impl<P: Platform> Link<P> {
-    /// Makes a ring of the largest size that both ends like, and publishes it.
+    /// Makes rings of the largest size that both ends like, and publishes them.
     pub fn publish(
         platform: &P,
         store: &mut dyn Store,
         ends: &Frontend,
         options: &FrontOptions,
-    ) -> Result<Self, String> {
+    ) -> Result<Vec<Self>, String> {
         let offered = match ends.peer_number(store, key::MAX_RING_PAGE_ORDER) {
             Some(order) => order,
             None => {
@@ -72,38 +84,57 @@ impl<P: Platform> Link<P> {
         };
         let order = u32::try_from(offered).unwrap_or(u32::MAX).min(options.max_ring_order).min(8);
         let features = Features::read(store, ends, options);
-        let ring = FrontRing::new(platform, ends.peer(), 1 << order, blkif::SLOT_SIZE)
-            .map_err(|error| format!("no ring: {error}"))?;
-        let port =
-            platform.alloc_unbound(ends.peer()).map_err(|error| format!("no event channel: {error}"))?;
-        let link = Self { platform: platform.clone(), ring, port, features };
+        let links: Vec<Self> = (0..features.queues)
+            .map(|_| {
+                let ring = FrontRing::new(platform, ends.peer(), 1 << order, blkif::SLOT_SIZE)
+                    .map_err(|error| format!("no ring: {error}"))?;
+                let port = platform
+                    .alloc_unbound(ends.peer())
+                    .map_err(|error| format!("no event channel: {error}"))?;
+                Ok(Self { platform: platform.clone(), waiting: VecDeque::new(), ring, port, features })
+            })
+            .collect::<Result<_, String>>()?;
         in_transaction(store, |store, transaction| {
-            let grants = link.ring.grants();
-            if order == 0 {
-                let grant = grants.first().copied().unwrap_or_default();
-                write_display(store, transaction, &ends.key(key::RING_REF), grant.raw())?;
-            } else {
+            if order > 0 {
                 write_display(store, transaction, &ends.key(key::RING_PAGE_ORDER), order)?;
                 write_display(store, transaction, &ends.key(key::NUM_RING_PAGES), 1u32 << order)?;
-                for (number, grant) in grants.iter().enumerate() {
-                    let path = ends.key(&format!("{}{number}", key::RING_REF));
+            }
+            if features.queues > 1 {
+                let path = ends.key(key::MULTI_QUEUE_NUM_QUEUES);
+                write_display(store, transaction, &path, features.queues)?;
+            }
+            for (queue, link) in links.iter().enumerate() {
+                let prefix = if links.len() == 1 { String::new() } else { format!("queue-{queue}/") };
+                for (number, grant) in link.ring.grants().iter().enumerate() {
+                    let number = if order == 0 { String::new() } else { format!("{number}") };
+                    let path = ends.key(&format!("{prefix}{}{number}", key::RING_REF));
                     write_display(store, transaction, &path, grant.raw())?;
                 }
+                let path = ends.key(&format!("{prefix}{}", key::EVENT_CHANNEL));
+                write_display(store, transaction, &path, link.port.raw())?;
             }
-            write_display(store, transaction, &ends.key(key::EVENT_CHANNEL), link.port.raw())?;
             store.write(transaction, &ends.key(key::PROTOCOL), key::PROTOCOL_X86_64.as_bytes())?;
             write_display(store, transaction, &ends.key(key::FEATURE_PERSISTENT), 1)
         })
         .map_err(|error| format!("nothing can be published: {error}"))?;
-        Ok(link)
+        Ok(links)
     }
 
     /// Takes back what [`Self::publish`] wrote, before another ring is published.
-    pub fn unpublish(store: &mut dyn Store, ends: &Frontend) {
-        let single = [key::RING_REF, key::RING_PAGE_ORDER, key::NUM_RING_PAGES, key::EVENT_CHANNEL];
+    pub fn unpublish(store: &mut dyn Store, ends: &Frontend, options: &FrontOptions) {
+        let single = [
+            key::RING_REF,
+            key::RING_PAGE_ORDER,
+            key::NUM_RING_PAGES,
+            key::EVENT_CHANNEL,
+            key::MULTI_QUEUE_NUM_QUEUES,
+        ];
+        // Most of them are not there.
         for name in single {
-            // Most of them are not there.
             let _ = store.remove(TransactionId::NONE, &ends.key(name));
+        }
+        for queue in 0..options.max_queues.min(MOST_QUEUES) {
+            let _ = store.remove(TransactionId::NONE, &ends.key(&format!("queue-{queue}")));
         }
     }
 }

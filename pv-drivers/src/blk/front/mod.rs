@@ -39,6 +39,8 @@ pub struct FrontOptions {
     pub max_ring_order: u32,
     /// The most segments of an indirect request; zero to use none.
     pub max_indirect: usize,
+    /// The most queues, each with a ring and a port; at least one.
+    pub max_queues: u32,
     /// The most pages of the pool.
     pub pool_pages: usize,
     /// Keep unanswered requests when the back end goes away, and send them to the next.
@@ -47,7 +49,7 @@ pub struct FrontOptions {
 
 impl Default for FrontOptions {
     fn default() -> Self {
-        Self { max_ring_order: 2, max_indirect: 256, pool_pages: 2048, reconnect: false }
+        Self { max_ring_order: 2, max_indirect: 256, max_queues: 1, pool_pages: 2048, reconnect: false }
     }
 }
 
@@ -134,6 +136,8 @@ struct Part<P: Platform> {
     pages: usize,
     /// Tells this use of the slot from earlier ones.
     generation: u32,
+    /// In whose ring it is or will be.
+    queue: usize,
     in_ring: bool,
     descriptors: Vec<Page<P>>,
 }
@@ -144,15 +148,16 @@ pub struct BlkFront<P: Platform> {
     ends: Frontend,
     options: FrontOptions,
     state: FrontState,
-    link: Option<Link<P>>,
+    /// A connection for each queue; none while there is no back end.
+    links: Vec<Link<P>>,
+    /// The queue of the next request, before it is brought into range.
+    turn: usize,
     geometry: Option<Geometry>,
     pool: PoolHandle<P>,
     jobs: Vec<Option<Job<P>>>,
     parts: Vec<Option<Part<P>>>,
     generation: u32,
     next_id: u64,
-    /// Parts that are not in the ring yet.
-    queue: VecDeque<usize>,
     completions: VecDeque<Completion<P>>,
     counters: FrontCounters,
     failure: Option<String>,
@@ -167,14 +172,14 @@ impl<P: Platform> BlkFront<P> {
             ends,
             options,
             state: FrontState::Connecting,
-            link: None,
+            links: Vec::new(),
+            turn: 0,
             geometry: None,
             pool,
             jobs: Vec::new(),
             parts: Vec::new(),
             generation: 0,
             next_id: 0,
-            queue: VecDeque::new(),
             completions: VecDeque::new(),
             counters: FrontCounters::default(),
             failure: None,
@@ -199,10 +204,15 @@ impl<P: Platform> BlkFront<P> {
         self.failure.as_deref()
     }
 
-    /// The event channel, once there is one.
-    #[must_use]
-    pub fn port(&self) -> Option<Port> {
-        self.link.as_ref().map(|link| link.port)
+    /// The event channels, one for each queue, once they are there.
+    pub fn ports(&self) -> impl Iterator<Item = Port> {
+        self.links.iter().map(|link| link.port)
+    }
+
+    /// Chooses the queue of the requests that follow: the number of the processor that submits them, say. It is brought
+    /// into range.
+    pub fn choose_queue(&mut self, queue: usize) {
+        self.turn = queue;
     }
 
     /// What the disk is like, once connected.
@@ -220,10 +230,14 @@ impl<P: Platform> BlkFront<P> {
     /// A line about the connection: ring size and features.
     #[must_use]
     pub fn summary(&self) -> String {
-        match &self.link {
+        match self.links.first() {
             None => "not connected".into(),
             Some(link) => alloc::format!(
-                "{} slots, {} segments, {}{}{}",
+                "{}{} slots, {} segments, {}{}{}",
+                match self.links.len() {
+                    1 => String::new(),
+                    count => alloc::format!("{count} queues of "),
+                },
                 link.ring.slots(),
                 link.features.max_segments,
                 if link.features.has_persistent { "persistent" } else { "not persistent" },
@@ -266,7 +280,8 @@ impl<P: Platform> BlkFront<P> {
     /// Writes the whole buffer, after all writes before and before all writes after.
     ///
     /// # Errors
-    /// [`SubmitError`]; [`BlockError::NotSupported`] when the back end has no barriers or the buffer is too large.
+    /// [`SubmitError`]; [`BlockError::NotSupported`] when the back end has no barriers, the buffer is too large, or there
+    /// is more than one queue.
     pub fn write_barrier(&mut self, sector: u64, buffer: Buffer<P>) -> Result<RequestId, SubmitError<P>> {
         self.submit(Command::Barrier, sector, Some(buffer))
     }
@@ -307,12 +322,17 @@ impl<P: Platform> BlkFront<P> {
         if !geometry.contains(sector, count) {
             return Err(BlockError::OutOfRange);
         }
-        let features = self.link.as_ref().map(|link| link.features);
+        let features = self.links.first().map(|link| link.features);
         match command {
             Command::Barrier => {
                 let fits = len.div_ceil(PAGE_SIZE) <= blkif::MAX_SEGMENTS_PER_REQUEST;
                 let has_barrier = features.is_some_and(|features| features.has_barrier);
-                if fits && has_barrier { Ok(()) } else { Err(BlockError::NotSupported) }
+                // Nothing is ordered between queues.
+                if fits && has_barrier && self.links.len() == 1 {
+                    Ok(())
+                } else {
+                    Err(BlockError::NotSupported)
+                }
             }
             Command::Discard { is_secure, .. } => match geometry.discard {
                 Some(discard) if discard.is_secure || !is_secure => Ok(()),
@@ -332,8 +352,8 @@ impl<P: Platform> BlkFront<P> {
             return Err(SubmitError { error: Some(error), buffer });
         }
         // As many may wait as are in the ring.
-        let slots = self.link.as_ref().map_or(32, |link| link.ring.slots() as usize);
-        if self.queue.len() >= slots {
+        let link = self.links.get(self.turn % self.links.len().max(1));
+        if link.is_some_and(|link| link.waiting.len() >= link.ring.slots() as usize) {
             return Err(SubmitError { error: None, buffer });
         }
         let id = RequestId(self.next_id);
@@ -341,15 +361,22 @@ impl<P: Platform> BlkFront<P> {
         self.counters.requests += 1;
         let job = Job { id, command, sector, buffer, parts_left: 0, error: None };
         let at = insert(&mut self.jobs, job);
+        let queue = self.turn % self.links.len().max(1);
         self.enqueue(at);
-        self.fill();
+        self.fill(queue);
         Ok(id)
     }
 
     /// Shows submitted requests to the back end.
     pub fn kick(&mut self) {
-        self.fill();
-        if let Some(link) = &mut self.link
+        for queue in 0..self.links.len() {
+            self.kick_queue(queue);
+        }
+    }
+
+    fn kick_queue(&mut self, queue: usize) {
+        self.fill(queue);
+        if let Some(link) = self.links.get_mut(queue)
             && self.state == FrontState::Connected
             && link.ring.publish()
         {
@@ -358,7 +385,7 @@ impl<P: Platform> BlkFront<P> {
         }
     }
 
-    /// Takes answers, and sends what waited for room; call it when the port fires. `true`: there are completions.
+    /// Takes answers, and sends what waited for room; call it when a port fires. `true`: there are completions.
     pub fn poll(&mut self) -> bool {
         if matches!(self.state, FrontState::Connected | FrontState::Closing) {
             if let Err(reason) = self.take_responses() {

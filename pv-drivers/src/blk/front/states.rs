@@ -13,7 +13,7 @@ impl<P: Platform> BlkFront<P> {
     /// Whether [`Self::on_store`] has something to write.
     #[must_use]
     pub fn wants_store(&self) -> bool {
-        (self.state == FrontState::Failed && self.link.is_some())
+        (self.state == FrontState::Failed && !self.links.is_empty())
             || (self.state == FrontState::Closing && self.outstanding() == 0)
     }
 
@@ -47,7 +47,7 @@ impl<P: Platform> BlkFront<P> {
                 self.close_if_idle(store, back);
             }
             FrontState::Failed => {
-                if self.link.take().is_some() {
+                if !core::mem::take(&mut self.links).is_empty() {
                     let reason = self.failure.clone().unwrap_or_default();
                     self.ends.report(store, &reason);
                     self.say(store, XenbusState::Closing);
@@ -71,11 +71,11 @@ impl<P: Platform> BlkFront<P> {
             }
             _ => return,
         }
-        if self.link.is_none() {
-            Link::<P>::unpublish(store, &self.ends);
+        if self.links.is_empty() {
+            Link::<P>::unpublish(store, &self.ends, &self.options);
             match Link::publish(&self.platform, store, &self.ends, &self.options) {
-                Ok(link) => {
-                    self.link = Some(link);
+                Ok(links) => {
+                    self.links = links;
                     self.say(store, XenbusState::Initialised);
                 }
                 Err(reason) => {
@@ -93,7 +93,7 @@ impl<P: Platform> BlkFront<P> {
     }
 
     pub(super) fn connected(&mut self, store: &mut dyn Store) {
-        let Some(link) = &self.link else { return };
+        let Some(link) = self.links.first() else { return };
         match read_geometry(store, &self.ends, &link.features) {
             Ok(geometry) => {
                 self.geometry = Some(geometry);
@@ -113,8 +113,7 @@ impl<P: Platform> BlkFront<P> {
             return;
         }
         // The ring dies with the back end; its pages are kept away until nobody maps them.
-        self.link = None;
-        self.queue.clear();
+        self.links.clear();
         for part in self.parts.drain(..).flatten() {
             self.pool.give(part.descriptors.into_iter());
         }
@@ -145,7 +144,7 @@ impl<P: Platform> BlkFront<P> {
                 self.close_if_idle(store, XenbusState::Connected);
             }
             FrontState::Connecting => {
-                self.link = None;
+                self.links.clear();
                 self.fail_all();
                 self.state = FrontState::Closed;
                 self.say(store, XenbusState::Closed);
@@ -161,7 +160,7 @@ impl<P: Platform> BlkFront<P> {
             return;
         }
         if matches!(back, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown) {
-            self.link = None;
+            self.links.clear();
             self.state = FrontState::Closed;
             self.say(store, XenbusState::Closed);
         } else {
@@ -177,7 +176,7 @@ impl<P: Platform> BlkFront<P> {
     }
 
     pub(super) fn fail_all(&mut self) {
-        self.queue.clear();
+        self.links.iter_mut().for_each(|link| link.waiting.clear());
         self.parts.clear();
         for at in 0..self.jobs.len() {
             if let Some(Some(job)) = self.jobs.get_mut(at) {

@@ -15,7 +15,8 @@ impl<P: Platform> BlkFront<P> {
     /// Cuts a job into requests of the ring.
     pub(super) fn enqueue(&mut self, at: usize) {
         let Some(Some(job)) = self.jobs.get_mut(at) else { return };
-        let Some(link) = &self.link else { return };
+        let queue = self.turn % self.links.len().max(1);
+        let Some(link) = self.links.get_mut(queue) else { return };
         if job.command == Command::Flush && !link.features.has_flush && !link.features.has_barrier {
             // Without a cache to flush, writes are durable when they are done.
             self.finish(at);
@@ -32,28 +33,33 @@ impl<P: Platform> BlkFront<P> {
                 first_page,
                 pages: step.min(pages - first_page),
                 generation: self.generation,
+                queue,
                 in_ring: false,
                 descriptors: Vec::new(),
             };
             self.generation = self.generation.wrapping_add(1);
             let slot = insert(&mut self.parts, part);
-            self.queue.push_back(slot);
+            link.waiting.push_back(slot);
         }
     }
 
-    /// Puts waiting parts into the ring, as long as there is room.
-    pub(super) fn fill(&mut self) {
-        while let Some(&at) = self.queue.front() {
-            if !self.put(at) {
+    /// Puts waiting parts into the ring of a queue, as long as there is room.
+    pub(super) fn fill(&mut self, queue: usize) {
+        while let Some(&at) = self.links.get(queue).and_then(|link| link.waiting.front()) {
+            if !self.put(queue, at) {
                 break;
             }
-            self.queue.pop_front();
+            if let Some(link) = self.links.get_mut(queue) {
+                link.waiting.pop_front();
+            }
         }
     }
 
     /// Puts one part into the ring. `false`: no room.
-    pub(super) fn put(&mut self, at: usize) -> bool {
-        let Some(link) = self.link.as_mut().filter(|link| link.ring.free() > 0) else { return false };
+    pub(super) fn put(&mut self, queue: usize, at: usize) -> bool {
+        let Some(link) = self.links.get_mut(queue).filter(|link| link.ring.free() > 0) else {
+            return false;
+        };
         let Some(Some(part)) = self.parts.get_mut(at) else { return true };
         let Some(Some(job)) = self.jobs.get(part.job) else { return true };
         let id = (at as u64) | u64::from(part.generation) << 32;
@@ -106,34 +112,45 @@ impl<P: Platform> BlkFront<P> {
 
     pub(super) fn take_responses(&mut self) -> Result<(), String> {
         let mut found = false;
+        for queue in 0..self.links.len() {
+            found |= self.take_queue(queue)?;
+        }
+        self.counters.busy_polls += u64::from(found);
+        Ok(())
+    }
+
+    /// Takes the answers of one queue; whether there were any.
+    fn take_queue(&mut self, queue: usize) -> Result<bool, String> {
+        let mut found = false;
         loop {
-            while let Some(response) = self.next_response()? {
+            while let Some(response) = self.next_response(queue)? {
                 found = true;
-                self.on_response(&response)?;
+                self.on_response(queue, &response)?;
             }
             // What waits for room goes first, so that the event below is asked for with it in mind.
-            self.kick();
-            let Some(link) = &mut self.link else { break };
+            self.kick_queue(queue);
+            let Some(link) = self.links.get_mut(queue) else { break };
             // An event for every fourth of what is outstanding: all of it will be answered, so it will come.
             let after = link.ring.outstanding() / 4;
             if !link.ring.arm(after).map_err(|fault| alloc::format!("{fault}"))? {
                 break;
             }
         }
-        self.counters.busy_polls += u64::from(found);
-        Ok(())
+        Ok(found)
     }
 
-    pub(super) fn next_response(&mut self) -> Result<Option<Response>, String> {
-        let Some(link) = &mut self.link else { return Ok(None) };
+    pub(super) fn next_response(&mut self, queue: usize) -> Result<Option<Response>, String> {
+        let Some(link) = self.links.get_mut(queue) else { return Ok(None) };
         let next = link.ring.pop().map_err(|fault| alloc::format!("{fault}"))?;
         Ok(next.map(|(_, response)| response))
     }
 
-    pub(super) fn on_response(&mut self, response: &Response) -> Result<(), String> {
+    pub(super) fn on_response(&mut self, queue: usize, response: &Response) -> Result<(), String> {
         let slot = usize::try_from(response.id & u64::from(u32::MAX)).unwrap_or(usize::MAX);
         let entry = self.parts.get_mut(slot);
-        let is_ours = |part: &Part<P>| part.in_ring && u64::from(part.generation) == response.id >> 32;
+        let is_ours = |part: &Part<P>| {
+            part.in_ring && part.queue == queue && u64::from(part.generation) == response.id >> 32
+        };
         let Some(part) = entry.filter(|part| part.as_ref().is_some_and(is_ours)).and_then(Option::take)
         else {
             return Err(alloc::format!("a response to no request, {:#x}", response.id));

@@ -271,7 +271,7 @@ impl Devices {
                     ready |= events::poll_wait(disk.interrupt.port(), cx).is_ready();
                 }
                 for device in self.served.lock().iter() {
-                    if let Some(port) = device.back.port() {
+                    for port in device.back.ports() {
                         ready |= events::poll_wait(port, cx).is_ready();
                     }
                 }
@@ -305,9 +305,9 @@ impl Devices {
     }
 
     fn on_store(device: &mut Served, client: &mut LocalStore) {
-        let before = device.back.port();
+        let before: Vec<_> = device.back.ports().collect();
         device.back.on_store(client);
-        if let Some(port) = device.back.port().filter(|port| Some(*port) != before) {
+        for port in device.back.ports().filter(|port| !before.contains(port)) {
             events::listen(port, "blkback");
         }
     }

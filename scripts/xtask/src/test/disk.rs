@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
     };
     add(true, "random-write", SVM.at(2), random_write);
     add(true, "files", SVM.at(2), files);
+    add(false, "queues", SVM.at(2), queues);
     add(false, "two-guests", SVM.at(4), two_guests);
     add(false, "byte-range", SVM, byte_range);
     add(false, "read-only", SVM, read_only);
@@ -109,18 +110,36 @@ fn judge_hashes(report: &Report, expected: &[String]) -> Verdict {
     }
 }
 
-/// Writes 64 MiB of random data into a larger disk and reads them again: the host finds the same, and the rest untouched.
+/// Writes 64 MiB.
 fn random_write(context: &Context, name: &str, lane: Lane) -> Result<Verdict> {
-    let image = Image::new(context, name, lane, 66)?;
-    let set = set_with(
-        &["machine0"],
-        "dd if=random of=xvda bs=64K count=1024 seek=16 seed=7; sync; sha256 xvda skip=1M count=64M",
-    )?;
+    written(context, name, lane, 64, 1)
+}
+
+/// Writes 8 MiB through four rings at once.
+fn queues(context: &Context, name: &str, lane: Lane) -> Result<Verdict> {
+    written(context, name, lane, 8, 4)
+}
+
+/// Writes random data into a larger disk and reads them again: the host finds the same, and the rest untouched.
+fn written(context: &Context, name: &str, lane: Lane, mib: usize, queues: usize) -> Result<Verdict> {
+    let image = Image::new(context, name, lane, mib + 2)?;
+    let commands = format!(
+        "lsblk; dd if=random of=xvda bs=64K count={} seek=16 seed=7; sync; sha256 xvda skip=1M count={mib}M",
+        mib * 16
+    );
+    let mut set = set_with(&["machine0"], &commands)?;
+    let sign = if queues > 1 {
+        set.guest()?.cmdline.push_str(&format!(" blk-queues={queues}"));
+        format!("{queues} queues of")
+    } else {
+        String::new()
+    };
     let report =
         Machine::new(context, name, lane).disks(std::slice::from_ref(&image.file)).limit(600).boot(&set)?;
     let now = image.read()?;
-    let (from, to) = (MIB, 65 * MIB);
+    let (from, to) = (MIB, (mib + 1) * MIB);
     if report.end == End::PowerOff(0) {
+        ensure!(report.console.contains(&sign), "the console never shows {sign:?}");
         ensure!(
             now[..from] == image.before[..from] && now[to..] == image.before[to..],
             "bytes around the written range have changed"
