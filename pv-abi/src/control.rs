@@ -247,6 +247,8 @@ causes! {
     Apic = "apic",
     /// Anything else.
     Other = "other",
+    /// The processor's own timer, where it stands in for the machine's.
+    Deadline = "deadline",
 }
 
 /// Room for causes in [`Statistics::exits`].

@@ -48,10 +48,12 @@ pub const fn cause(exit: &Exit) -> ExitCause {
         Exit::Rdtsc | Exit::Rdtscp => ExitCause::Tsc,
         Exit::Exception { .. } => ExitCause::Exception,
         Exit::WindowOpen => ExitCause::Window,
+        Exit::Priority | Exit::ApicWritten(_) => ExitCause::Apic,
+        Exit::Deadline => ExitCause::Deadline,
         Exit::TripleFault => ExitCause::TripleFault,
         Exit::Interrupted => ExitCause::HostEvent,
         Exit::Rdpmc | Exit::CacheFlush | Exit::Undefined | Exit::TaskSwitch => ExitCause::Refused,
-        Exit::EntryFailed(_) | Exit::Unknown(_) => ExitCause::Other,
+        Exit::MachineCheck | Exit::EntryFailed(_) | Exit::Unknown(_) => ExitCause::Other,
     }
 }
 

@@ -1,11 +1,15 @@
 //! The registers of a local APIC, and which interrupt it gives to its virtual CPU.
+//!
+//! IRR, ISR, TMR and the task priority are in the page of registers and nowhere else: hardware that delivers interrupts
+//! by itself changes them while the guest runs. All other registers are fields of [`LocalApic`], and the page has a copy
+//! for the guest to read, which is made anew after each write: whatever a guest put there counts for nothing.
 
 use super::address::{Address, Destination};
 use super::posted::Posted;
 use super::registers::*;
 use super::timer::{self, Mode, Timer};
 use super::vectors::Vectors;
-use crate::hw::TscTicks;
+use crate::hw::{ApicMode, RegisterPage, TscTicks};
 use crate::time::Clock;
 use alloc::sync::Arc;
 
@@ -56,6 +60,8 @@ pub enum Effect {
     Priority,
     /// It takes interrupts from now on: those for upcalls that it refused before come again.
     Enabled,
+    /// An interrupt ended, and none waits.
+    Ended,
     /// The timer is set to this time, or stopped.
     Timer(Option<TscTicks>),
     /// A message is to be sent.
@@ -66,18 +72,15 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct LocalApic {
     address: Arc<Address>,
+    page: Arc<RegisterPage>,
     /// IA32_APIC_BASE.
     base: u64,
-    tpr: u8,
     svr: u32,
     /// Errors since ESR was written, and those that it shows.
     errors: [u32; 2],
     icr: u64,
     lvt: [u32; LVT_COUNT],
     pub(super) timer: Timer,
-    irr: Vectors,
-    isr: Vectors,
-    tmr: Vectors,
 }
 
 /// Bits of IA32_APIC_BASE: bootstrap processor, x2APIC mode, enabled.
@@ -91,16 +94,13 @@ impl LocalApic {
         let bsp = if address.id() == 0 { BASE_BSP } else { 0 };
         let mut apic = Self {
             address,
+            page: Arc::default(),
             base: super::PAGE | BASE_ENABLED | bsp,
-            tpr: 0,
             svr: 0xff,
             errors: [0; 2],
             icr: 0,
             lvt: [LVT_MASKED; LVT_COUNT],
             timer: Timer::default(),
-            irr: Vectors::default(),
-            isr: Vectors::default(),
-            tmr: Vectors::default(),
         };
         apic.reset();
         apic
@@ -108,18 +108,44 @@ impl LocalApic {
 
     /// The state after INIT: everything but the base register and the identifier.
     pub fn reset(&mut self) {
-        self.tpr = 0;
         self.svr = 0xff;
         self.errors = [0; 2];
         self.icr = 0;
         self.lvt = [LVT_MASKED; LVT_COUNT];
         self.timer = Timer::default();
-        self.irr.clear();
-        self.isr.clear();
-        self.tmr.clear();
+        self.page.set(TPR, 0);
+        self.irr().clear();
+        self.isr().clear();
+        self.tmr().clear();
         self.address.set_ldr(0);
         self.address.set_dfr(u32::MAX);
         self.address.set_mode(self.is_x2apic());
+        self.publish_all();
+    }
+
+    /// The page of its registers, for the hardware.
+    pub const fn page(&self) -> &Arc<RegisterPage> {
+        &self.page
+    }
+
+    #[inline]
+    fn irr(&self) -> Vectors<'_> {
+        Vectors::new(&self.page, IRR)
+    }
+
+    #[inline]
+    fn isr(&self) -> Vectors<'_> {
+        Vectors::new(&self.page, ISR)
+    }
+
+    fn tmr(&self) -> Vectors<'_> {
+        Vectors::new(&self.page, TMR)
+    }
+
+    #[inline]
+    fn tpr(&self) -> u8 {
+        let [low, ..] = self.page.get(TPR).to_le_bytes();
+        low
     }
 
     // ---- Interrupts ----
@@ -133,9 +159,18 @@ impl LocalApic {
         self.base & BASE_X2APIC != 0
     }
 
+    /// How the guest reaches its registers.
+    pub fn mode(&self) -> ApicMode {
+        match self.base & (BASE_ENABLED | BASE_X2APIC) {
+            BASE_ENABLED => ApicMode::Memory,
+            0 | BASE_X2APIC => ApicMode::Disabled,
+            _ => ApicMode::Registers,
+        }
+    }
+
     /// Whether its registers are in memory.
     pub fn is_memory_mapped(&self) -> bool {
-        self.is_enabled() && !self.is_x2apic()
+        self.mode() == ApicMode::Memory
     }
 
     /// Whether software has enabled it, so that it takes interrupts.
@@ -146,10 +181,9 @@ impl LocalApic {
     /// Requests an interrupt.
     pub fn request(&mut self, vector: u8) {
         if vector < 16 {
-            self.error(ESR_RECEIVED_ILLEGAL);
+            let _goes_with_the_rest = self.error(ESR_RECEIVED_ILLEGAL);
         } else if self.takes_interrupts() {
-            self.irr.insert(vector);
-            self.tmr.remove(vector); // edge-triggered, all of them
+            self.irr().insert(vector); // edge-triggered, all of them: TMR stays clear
         }
     }
 
@@ -157,7 +191,7 @@ impl LocalApic {
     pub fn collect(&mut self, posted: &Posted) {
         let words = posted.take();
         if self.takes_interrupts() {
-            self.irr.merge(words);
+            self.irr().merge(words);
         }
     }
 
@@ -177,57 +211,68 @@ impl LocalApic {
         timer
     }
 
-    fn error(&mut self, bit: u32) {
+    fn error(&mut self, bit: u32) -> Effect {
         let [present, _] = &mut self.errors;
         let news = *present & bit == 0;
         *present |= bit;
         if let Some(lvt) = self.lvt.last().copied().filter(|lvt| news && lvt & LVT_MASKED == 0) {
             let [vector, ..] = lvt.to_le_bytes();
             if vector >= 16 && self.takes_interrupts() {
-                self.irr.insert(vector);
+                self.irr().insert(vector);
+                return Effect::Priority;
             }
         }
+        Effect::Nothing
     }
 
     /// The task priority, as CR8 shows it.
-    pub const fn cr8(&self) -> u8 {
-        self.tpr >> 4
+    pub fn cr8(&self) -> u8 {
+        self.page.cr8()
     }
 
     /// The guest wrote CR8.
-    pub const fn set_cr8(&mut self, cr8: u8) {
-        if self.tpr >> 4 != cr8 & 15 {
-            self.tpr = (cr8 & 15) << 4;
-        }
+    #[inline]
+    pub fn set_cr8(&mut self, cr8: u8) {
+        self.page.set_cr8(cr8);
     }
 
     /// The priority below and at which interrupts wait (SDM 3, section 11.8.3.1).
     pub fn processor_priority(&self) -> u8 {
-        let service = self.isr.highest().unwrap_or(0) & 0xf0;
-        if self.tpr & 0xf0 >= service { self.tpr } else { service }
+        let service = self.isr().highest().unwrap_or(0) & 0xf0;
+        let tpr = self.tpr();
+        if tpr & 0xf0 >= service { tpr } else { service }
     }
 
     /// The interrupt that the virtual CPU gets next.
     #[inline]
     pub fn pending(&self) -> Option<u8> {
-        let vector = self.irr.highest()?;
+        let vector = self.irr().highest()?;
         (vector & 0xf0 > self.processor_priority() & 0xf0 && self.takes_interrupts()).then_some(vector)
     }
 
-    /// Whether an interrupt waits for a lower priority.
-    pub fn is_holding(&self) -> bool {
-        self.irr.highest().is_some() && self.pending().is_none()
+    /// The class of the interrupt that waits for the guest to lower its task priority below it.
+    #[inline]
+    pub fn held_by_priority(&self) -> Option<u8> {
+        let class = self.irr().highest()? >> 4;
+        (class <= self.cr8() && self.takes_interrupts()).then_some(class)
+    }
+
+    /// The vectors that are requested and in service, the highest of each or 0, for hardware that delivers interrupts by
+    /// itself. None is requested as long as the guest has not enabled the APIC.
+    pub fn levels(&self) -> (u8, u8) {
+        let requested = if self.takes_interrupts() { self.irr().highest() } else { None };
+        (requested.unwrap_or(0), self.isr().highest().unwrap_or(0))
     }
 
     /// The virtual CPU takes the interrupt of this vector.
     pub fn accept(&mut self, vector: u8) {
-        self.irr.remove(vector);
-        self.isr.insert(vector);
+        self.irr().remove(vector);
+        self.isr().insert(vector);
     }
 
     fn end_of_interrupt(&mut self) {
-        if let Some(vector) = self.isr.highest() {
-            self.isr.remove(vector);
+        if let Some(vector) = self.isr().highest() {
+            self.isr().remove(vector);
         }
     }
 
@@ -262,25 +307,32 @@ impl LocalApic {
             return Ok(Effect::Timer(None));
         }
         self.address.set_mode(self.is_x2apic());
+        self.publish_all();
         Ok(Effect::Nothing)
     }
 
     /// Reads a register, by its number in the page.
     pub(super) fn read(&self, register: u8, moment: Moment<'_>) -> Option<u32> {
+        match register {
+            CURRENT_COUNT => Some(self.timer.count(self.lvt_timer(), moment.now, moment.clock)),
+            register => self.stored(register),
+        }
+    }
+
+    /// Reads a register that changes by writes and interrupts alone.
+    fn stored(&self, register: u8) -> Option<u32> {
         #[allow(clippy::cast_possible_truncation)] // the halves
         Some(match register {
             ID if self.is_x2apic() => self.address.id(),
             ID => self.address.id() << 24,
             VERSION => 0x14 | (LVT_COUNT as u32 - 1) << 16,
-            TPR => u32::from(self.tpr),
+            TPR => u32::from(self.tpr()),
             APR | RRD | EOI if !self.is_x2apic() => 0,
             PPR => u32::from(self.processor_priority()),
             LDR => self.address.ldr(),
             DFR if !self.is_x2apic() => self.address.dfr(),
             SVR => self.svr,
-            ISR..TMR => self.isr.register(register - ISR),
-            TMR..IRR => self.tmr.register(register - TMR),
-            IRR..ESR => self.irr.register(register - IRR),
+            ISR..ESR => self.page.get(register),
             ESR => {
                 let [_, shown] = self.errors;
                 shown
@@ -289,24 +341,44 @@ impl LocalApic {
             ICR_HIGH => (self.icr >> 32) as u32,
             LVT_TIMER..=LVT_ERROR => *self.lvt.get(usize::from(register - LVT_TIMER))?,
             INITIAL_COUNT => self.timer.initial,
-            CURRENT_COUNT => self.timer.count(self.lvt_timer(), moment.now, moment.clock),
             DIVIDE => self.timer.divide,
             _ => return None,
         })
     }
 
+    /// Puts a copy of a register that this value keeps into the page, for the guest to read.
+    fn publish(&self, register: u8) {
+        if let Some(value) = self.stored(register) {
+            self.page.set(register, value);
+        }
+    }
+
+    /// As `publish`, for all of them.
+    fn publish_all(&self) {
+        COPIED.iter().for_each(|register| self.publish(*register));
+    }
+
     /// Writes a register, by its number in the page; `None` if there is none that can be written.
     pub(super) fn write(&mut self, register: u8, value: u32, moment: Moment<'_>) -> Option<Effect> {
+        let effect = self.change(register, value, moment);
+        match register {
+            TPR | EOI => {}
+            SVR => self.publish_all(), // LVT entries follow
+            register => self.publish(register),
+        }
+        effect
+    }
+
+    fn change(&mut self, register: u8, value: u32, moment: Moment<'_>) -> Option<Effect> {
         Some(match register {
             TPR => {
-                let [low, ..] = value.to_le_bytes();
-                self.tpr = low;
+                self.page.set(TPR, value & 0xff);
                 Effect::Priority
             }
             EOI => {
                 self.end_of_interrupt();
                 // What it kept waiting may be delivered now.
-                if self.irr.highest().is_some() { Effect::Priority } else { Effect::Nothing }
+                if self.irr().highest().is_some() { Effect::Priority } else { Effect::Ended }
             }
             LDR if !self.is_x2apic() => {
                 self.address.set_ldr(value & 0xff00_0000);
@@ -320,7 +392,7 @@ impl LocalApic {
                 self.svr = value & 0x1ff;
                 if value & SVR_ENABLED == 0 {
                     self.lvt.iter_mut().for_each(|lvt| *lvt |= LVT_MASKED);
-                    Effect::Nothing
+                    Effect::Priority // what waits is not to be delivered
                 } else {
                     Effect::Enabled
                 }
@@ -395,8 +467,7 @@ impl LocalApic {
         };
         let kind = match (self.icr >> 8) & 7 {
             0 | 1 if vector < 16 => {
-                self.error(ESR_SEND_ILLEGAL);
-                return Effect::Nothing;
+                return self.error(ESR_SEND_ILLEGAL);
             }
             0 => IpiKind::Fixed(vector),
             1 => IpiKind::LowestPriority(vector),
@@ -415,7 +486,7 @@ impl LocalApic {
         let register = u8::try_from(offset >> 4).ok().filter(|_| offset & 15 == 0);
         match register {
             Some(register) => self.read(register, moment).unwrap_or_else(|| {
-                self.error(ESR_ILLEGAL_REGISTER);
+                let _at_the_next_delivery = self.error(ESR_ILLEGAL_REGISTER);
                 0
             }),
             None => 0,
@@ -426,9 +497,16 @@ impl LocalApic {
     pub fn mmio_write(&mut self, offset: u16, value: u32, moment: Moment<'_>) -> Effect {
         let register = u8::try_from(offset >> 4).ok().filter(|_| offset & 15 == 0);
         let Some(register) = register else { return Effect::Nothing };
-        self.write(register, value, moment).unwrap_or_else(|| {
-            self.error(ESR_ILLEGAL_REGISTER);
-            Effect::Nothing
-        })
+        self.write(register, value, moment).unwrap_or_else(|| self.error(ESR_ILLEGAL_REGISTER))
+    }
+
+    /// Does what a write of the register at `offset` means that the hardware has already put into the page.
+    pub fn written(&mut self, offset: u16, moment: Moment<'_>) -> Effect {
+        let [register, ..] = (offset >> 4).to_le_bytes();
+        match register {
+            // Only a vector that is no interrupt's is left to the hypervisor.
+            SELF_IPI if self.is_x2apic() => self.error(ESR_SEND_ILLEGAL),
+            register => self.mmio_write(u16::from(register) << 4, self.page.get(register), moment),
+        }
     }
 }

@@ -4,6 +4,9 @@
 //! [`Posted`] is the mailbox that others put interrupts into, and [`Address`] what senders need to know to find out
 //! whether a message is for it.
 //!
+//! The registers lie in a page ([`crate::hw::RegisterPage`]), of which hardware that has it serves the guest's reads, and
+//! delivers interrupts from. [`LocalApic`] stays the one who decides: see there which registers hardware may change.
+//!
 //! Sources: Intel SDM volume 3, chapter 11 ("Advanced Programmable Interrupt Controller"), of which section 11.12 is
 //! the x2APIC mode; AMD64 manual volume 2, chapter 16.
 

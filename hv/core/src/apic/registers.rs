@@ -39,3 +39,23 @@ pub(super) const LVT_COUNT: usize = 6;
 /// What can be written in each of them.
 pub(super) const LVT_WRITABLE: [u32; LVT_COUNT] =
     [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
+
+/// Those of which the page has a copy for the guest to read.
+pub(super) const COPIED: [u8; 16] = [
+    ID,
+    VERSION,
+    LDR,
+    DFR,
+    SVR,
+    ESR,
+    ICR,
+    ICR_HIGH,
+    0x32,
+    0x33,
+    0x34,
+    0x35,
+    0x36,
+    0x37,
+    INITIAL_COUNT,
+    DIVIDE,
+];

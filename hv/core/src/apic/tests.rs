@@ -65,7 +65,7 @@ fn higher_classes_interrupt_lower_ones() {
     assert_eq!(bench.apic.pending(), Some(0xef));
     bench.apic.accept(0xef);
     assert_eq!(bench.apic.pending(), None, "everything else is of a lower class");
-    assert!(bench.apic.is_holding());
+    assert_eq!(bench.apic.held_by_priority(), None, "what is in service holds it back");
     assert_eq!(bench.read(PPR), 0xe0);
     assert_eq!(bench.write(EOI, 0), Effect::Priority);
     assert_eq!(bench.apic.pending(), Some(0x51));
@@ -83,7 +83,7 @@ fn the_task_priority_holds_back_its_class_and_below() {
     bench.apic.request(0x45);
     assert_eq!(bench.write(TPR, 0x40), Effect::Priority);
     assert_eq!(bench.apic.cr8(), 4);
-    assert_eq!(bench.apic.pending(), None);
+    assert_eq!((bench.apic.pending(), bench.apic.held_by_priority()), (None, Some(4)));
     bench.apic.set_cr8(3);
     assert_eq!(bench.read(TPR), 0x30);
     assert_eq!(bench.apic.pending(), Some(0x45));
@@ -186,7 +186,7 @@ fn x2apic_registers_and_their_reserved_bits() {
     assert_eq!(bench.rdmsr(0x80e), Err(Fault), "no DFR");
     assert_eq!(bench.rdmsr(0x831), Err(Fault), "no upper half");
     assert_eq!(bench.wrmsr(0x80b, 1), Err(Fault));
-    assert_eq!(bench.wrmsr(0x80b, 0), Ok(Effect::Nothing));
+    assert_eq!(bench.wrmsr(0x80b, 0), Ok(Effect::Ended));
     assert_eq!(bench.wrmsr(0x808, 0x100), Err(Fault));
     assert_eq!(bench.wrmsr(0x808, 1 << 32), Err(Fault));
     let ipi = Ipi { kind: IpiKind::Fixed(0xf3), destination: Destination::Physical(0x1_0003) };
@@ -214,10 +214,10 @@ fn one_shot_and_periodic_timers() {
     bench.now = 17_000;
     assert_eq!(bench.fire(), None);
     assert_eq!(bench.apic.pending(), Some(0xec));
-    assert_eq!(bench.read(CURRENT_COUNT), 0);
+    assert_eq!((bench.read(CURRENT_COUNT), bench.read(INITIAL_COUNT)), (0, 100));
     bench.apic.accept(0xec);
     let _ = bench.write(EOI, 0);
-    let _ = bench.write(LVT_TIMER, 0x2_00ec);
+    assert_eq!(bench.write(LVT_TIMER, 0x2_00ec), Effect::Timer(None), "it is not started anew by that");
     bench.now = 20_000;
     let _ = bench.write(DIVIDE, 0xb); // by 1
     assert_eq!(bench.write(INITIAL_COUNT, 100), Effect::Timer(Some(TscTicks::new(21_000))));
@@ -280,7 +280,8 @@ fn messages_act_in_order() {
 
 #[test]
 fn sets_of_vectors() {
-    let mut set = Vectors::default();
+    let page = crate::hw::RegisterPage::default();
+    let set = Vectors::new(&page, IRR);
     assert_eq!(set.highest(), None);
     for vector in 0..=255 {
         set.insert(vector);
@@ -291,4 +292,67 @@ fn sets_of_vectors() {
         set.remove(vector);
         assert_eq!(set.highest(), vector.checked_sub(1));
     }
+}
+
+#[test]
+fn the_page_has_what_reads_tell() {
+    for mut bench in [Bench::new(3), Bench::x2apic(0x23)] {
+        let page = Arc::clone(bench.apic.page());
+        let same = |bench: &mut Bench| {
+            for register in COPIED.into_iter().chain(ISR..ESR).chain([TPR]) {
+                let hidden = bench.apic.is_x2apic() && [DFR, ICR_HIGH].contains(&register);
+                let read = bench.read(register);
+                assert!(hidden || page.get(register) == read, "{register:#x}: {read:#x}");
+            }
+        };
+        same(&mut bench);
+        for (register, value) in
+            [(TPR, 0x35), (LVT_TIMER, u32::MAX), (DIVIDE, 0xff), (ICR_HIGH, 3 << 24), (LDR, !0)]
+        {
+            let _ = bench.write(register, value);
+            same(&mut bench);
+        }
+        bench.apic.request(0x99);
+        bench.apic.accept(0x99);
+        bench.apic.request(0xa5);
+        assert_eq!((page.get(ISR + 4), page.get(IRR + 5)), (1 << 25, 1 << 5));
+        assert_eq!(bench.apic.levels(), (0xa5, 0x99));
+        let _ = bench.write(SVR, 0xff);
+        assert_eq!(bench.apic.levels(), (0, 0x99), "disabled");
+        assert_eq!(page.get(LVT_TIMER) & LVT_MASKED, LVT_MASKED, "and with it the timer");
+        same(&mut bench);
+        bench.apic.reset();
+        same(&mut bench);
+        assert_eq!((page.get(TPR), bench.apic.levels()), (0, (0, 0)));
+    }
+}
+
+#[test]
+fn what_the_hardware_put_into_the_page_is_only_a_request() {
+    let mut bench = Bench::new(2);
+    let page = Arc::clone(bench.apic.page());
+    let clock = bench.clock;
+    let moment = Moment { now: TscTicks::new(5), clock: &clock };
+    // A write of the identifier, which cannot be written.
+    page.set(ID, u32::MAX);
+    assert_eq!(bench.apic.written(0x20, moment), Effect::Nothing);
+    assert_eq!(page.get(ID), 2 << 24);
+    page.set(LVT_TIMER, u32::MAX);
+    let _ = bench.apic.written(0x320, moment);
+    assert_eq!(page.get(LVT_TIMER), LVT_WRITABLE[0]);
+    page.set(ICR, 0x4_00f0);
+    let own = Ipi { kind: IpiKind::Fixed(0xf0), destination: Destination::Own };
+    assert_eq!(bench.apic.written(0x300, moment), Effect::Send(own));
+    // Whatever is there, whatever offset is told.
+    for offset in (0..=u16::MAX).step_by(7) {
+        for value in [0, 1, 0x10, 0xff, u32::MAX] {
+            page.set((offset >> 4) as u8, value);
+            let _ = bench.apic.written(offset, moment);
+            let _ = (bench.apic.pending(), bench.apic.held_by_priority(), bench.apic.levels());
+        }
+    }
+    let mut bench = Bench::x2apic(0);
+    let _ = bench.apic.written(0x3f0, moment);
+    let _ = bench.wrmsr(0x828, 0);
+    assert_eq!(bench.rdmsr(0x828), Ok(u64::from(ESR_SEND_ILLEGAL)));
 }

@@ -21,6 +21,8 @@ pub(super) enum Mode {
 pub(super) struct Timer {
     pub divide: u32,
     pub initial: u32,
+    /// It counts down: since it was started it did not come to its end once and for all.
+    counting: bool,
     /// When it began to count down.
     started: TscTicks,
     /// IA32_TSC_DEADLINE; zero when not armed.
@@ -51,12 +53,13 @@ impl Timer {
     /// Begins to count down from `initial`.
     pub fn start(&mut self, initial: u32, now: TscTicks) {
         self.initial = initial;
+        self.counting = initial != 0;
         self.started = now;
     }
 
     /// The current count.
     pub fn count(&self, lvt: u32, now: TscTicks, clock: &Clock) -> u32 {
-        if self.initial == 0 || mode(lvt) == Mode::Deadline {
+        if !self.counting || mode(lvt) == Mode::Deadline {
             return 0;
         }
         let passed = clock.nanos(now.since(self.started)).raw() / self.cycle();
@@ -72,7 +75,7 @@ impl Timer {
     pub fn next(&self, lvt: u32, now: TscTicks, clock: &Clock) -> Option<TscTicks> {
         match mode(lvt) {
             Mode::Deadline => (self.deadline != 0).then(|| TscTicks::new(self.deadline)),
-            _ if self.initial == 0 || lvt & LVT_MASKED != 0 => None,
+            _ if !self.counting || lvt & LVT_MASKED != 0 => None,
             Mode::Periodic => {
                 let period = self.period(clock);
                 let passed = now.since(self.started).raw() / period;
@@ -90,7 +93,7 @@ impl Timer {
         match mode(lvt) {
             Mode::Deadline => self.deadline = 0,
             Mode::Periodic => {}
-            Mode::OneShot | Mode::Reserved => self.initial = 0,
+            Mode::OneShot | Mode::Reserved => self.counting = false,
         }
     }
 }

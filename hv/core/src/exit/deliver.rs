@@ -35,17 +35,30 @@ pub fn deliver<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P
         }
     }
     inject(context, around);
+    if reasons.contains(Reason::APIC) || vcpu.upcall_vector().is_some() {
+        offer(context);
+    }
 }
 
-/// Puts in the non-maskable interrupt that is due, unless the guest may not be done with another one: then its end is
-/// waited for. (Back ends that tell of every end need no window for that, others open it at once if none is pending.)
+/// Tells hardware that delivers the local APIC's interrupts what there is, and other hardware what waits for a lower task
+/// priority.
+fn offer<H: VcpuHw>(context: &mut Context<H>) {
+    if context.hw.delivers_interrupts() {
+        let (requested, in_service) = context.apic.levels();
+        context.hw.offer(requested, in_service);
+    } else {
+        context.hw.watch_priority(context.apic.held_by_priority());
+    }
+}
+
+/// Puts in the non-maskable interrupt that is due, unless the guest is not done with another one: then its end is waited
+/// for.
 fn inject_nmi<P: Platform>(context: &mut Context<Hw<P>>, vcpu: &Vcpu<P>) {
-    if context.nmi_in_service || context.hw.inject(Event::NMI).is_err() {
+    if context.hw.blocks_nmi() || context.hw.inject(Event::NMI).is_err() {
         context.hw.request_window(Some(Window::Nmi));
         return;
     }
     context.nmi_due = false;
-    context.nmi_in_service = true;
     vcpu.stats.injections.add(1);
 }
 
@@ -58,13 +71,9 @@ fn inject<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
         context.upcall_due = false;
     }
     let upcall = around.callback_vector().filter(|_| context.upcall_due);
-    let Some(vector) = upcall.or_else(|| context.apic.pending()) else {
-        if context.apic.is_holding() {
-            // It waits for a lower task priority, which the guest sets without telling: look at each exit.
-            vcpu.attention.raise(Reason::APIC);
-        }
-        return;
-    };
+    let by_hand = !context.hw.delivers_interrupts();
+    let waiting = |context: &Context<Hw<P>>| if by_hand { context.apic.pending() } else { None };
+    let Some(vector) = upcall.or_else(|| waiting(context)) else { return };
     if !context.hw.can_take_interrupt() {
         if !context.nmi_due {
             context.hw.request_window(Some(Window::Interrupt));
@@ -81,7 +90,7 @@ fn inject<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
     } else {
         context.apic.accept(vector);
     }
-    if context.apic.pending().is_some() && !context.nmi_due {
+    if waiting(context).is_some() && !context.nmi_due {
         context.hw.request_window(Some(Window::Interrupt));
     }
 }
@@ -89,8 +98,6 @@ fn inject<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
 /// The guest can take what was asked for: it is put in before the next entry.
 pub fn on_window<P: Platform>(context: &mut Context<Hw<P>>, vcpu: &Vcpu<P>) -> Resume {
     context.hw.request_window(None);
-    // In the handler of a non-maskable interrupt others are off, so this is its end, or it was over before.
-    context.nmi_in_service &= context.hw.can_take_interrupt();
     vcpu.attention.raise(if context.nmi_due { Reason::NMI | Reason::APIC } else { Reason::APIC });
     Resume::Continue
 }

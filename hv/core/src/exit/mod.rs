@@ -69,6 +69,8 @@ pub enum GuestFault {
     },
     /// It switched tasks by hardware.
     TaskSwitch,
+    /// The machine failed under it.
+    MachineCheck,
     /// The hardware refused its state.
     EntryFailed(EntryFailure),
     /// It stopped for a reason that nothing asked for.
@@ -85,6 +87,7 @@ impl fmt::Display for GuestFault {
                 write!(f, "{kind} {gpa}, where no memory is, by an instruction that is not emulated")
             }
             Self::TaskSwitch => f.write_str("task switch by hardware"),
+            Self::MachineCheck => f.write_str("machine check: its memory or its processor is not sound"),
             Self::EntryFailed(failure) => write!(
                 f,
                 "state refused by the hardware: {} ({:#x}, {:#x?})",
@@ -149,12 +152,19 @@ pub(crate) fn raise<H: VcpuHw>(context: &mut Context<H>, event: Event) -> Resume
 pub(crate) fn act<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>, effect: Effect) {
     match effect {
         Effect::Nothing => {}
+        Effect::Ended => {
+            if context.hw.delivers_interrupts() {
+                around.vcpu().attention.raise(crate::vcpu::Reason::APIC);
+            }
+        }
         Effect::Priority => {
             let cr8 = context.apic.cr8();
             context.hw.set(Reg::Cr8, u64::from(cr8));
             around.vcpu().attention.raise(crate::vcpu::Reason::APIC);
         }
-        Effect::Enabled => around.vcpu().attention.raise(crate::vcpu::Reason::UPCALL),
+        Effect::Enabled => {
+            around.vcpu().attention.raise(crate::vcpu::Reason::UPCALL | crate::vcpu::Reason::APIC);
+        }
         Effect::Timer(deadline) => around.set_apic_timer(deadline),
         Effect::Send(ipi) => around.send_ipi(ipi),
     }
@@ -165,10 +175,10 @@ pub(crate) fn moment<'a, P: Platform>(around: &'a impl Around<P>) -> Moment<'a> 
     Moment { now: around.platform().tsc(), clock: around.clock() }
 }
 
-/// Handles every exit but hypercalls, which are `Continue` here: the run loop dispatches them itself.
+/// Handles every exit but hypercalls and those of the host, which are `Continue` here: the run loop has them itself.
 pub fn handle<P: Platform>(exit: Exit, context: &mut Context<Hw<P>>, around: &impl Around<P>) -> Resume {
     match exit {
-        Exit::Hypercall | Exit::Interrupted => Resume::Continue,
+        Exit::Hypercall | Exit::Interrupted | Exit::Deadline => Resume::Continue,
         Exit::Cpuid => on_cpuid(context, around.vcpu().id, around.cpuid()),
         Exit::MsrRead(index) => on_msr_read(context, around, index),
         Exit::MsrWrite(index, value) => on_msr_write(context, around, index, value),
@@ -197,6 +207,16 @@ pub fn handle<P: Platform>(exit: Exit, context: &mut Context<Hw<P>>, around: &im
             raise(context, event)
         }
         Exit::WindowOpen => on_window(context, around.vcpu()),
+        Exit::Priority => {
+            around.vcpu().attention.raise(crate::vcpu::Reason::APIC);
+            Resume::Continue
+        }
+        Exit::ApicWritten(offset) => {
+            let effect = context.apic.written(offset, moment(around));
+            act(context, around, effect);
+            Resume::Continue
+        }
+        Exit::MachineCheck => Resume::Crash(GuestFault::MachineCheck),
         Exit::TripleFault => Resume::Crash(GuestFault::TripleFault),
         Exit::TaskSwitch => Resume::Crash(GuestFault::TaskSwitch),
         Exit::EntryFailed(failure) => Resume::Crash(GuestFault::EntryFailed(failure)),

@@ -5,7 +5,7 @@
 use super::{Around, Resume, act, moment, raise};
 use crate::apic::{MSR_BASE, MSR_DEADLINE, MSR_FIRST, MSR_LAST};
 use crate::hw::{Backend, Event, PAGE_BYTES, Platform, Reg, Segment, VcpuHw};
-use crate::vcpu::{Context, Hw, Mtrrs, legal_efer};
+use crate::vcpu::{Context, Hw, Mtrrs, Reason, legal_efer};
 use pv_abi::PAGE_SIZE;
 use pv_abi::cpuid::HYPERCALL_MSR;
 use pv_abi::ids::Gfn;
@@ -185,6 +185,10 @@ fn write<P: Platform>(
             context.apic.set_cr8(cr8.to_le_bytes()[0]);
             let effect = context.apic.msr_write(index, value, moment(around)).map_err(|_| Denied)?;
             act(context, around, effect);
+            if index == MSR_BASE {
+                context.hw.set_apic_mode(context.apic.mode());
+                around.vcpu().attention.raise(Reason::APIC);
+            }
         }
         HYPERCALL_MSR => {
             hypercall_page(around, value)?;

@@ -105,6 +105,16 @@ pub enum Exit {
     },
     /// The guest can take an interrupt, which [`VcpuHw::request_window`](super::VcpuHw::request_window) asked to know.
     WindowOpen,
+    /// The guest lowered its task priority, which [`VcpuHw::watch_priority`](super::VcpuHw::watch_priority) asked to
+    /// know. The instruction has been executed.
+    Priority,
+    /// The guest wrote the register at this offset of its local APIC's page, and the hardware put the value there. The
+    /// instruction has been executed.
+    ApicWritten(u16),
+    /// The time has come that [`VcpuHw::set_deadline`](super::VcpuHw::set_deadline) named, or nearly.
+    Deadline,
+    /// The processor found a fault of the machine while the guest ran, which did not spread: already recorded.
+    MachineCheck,
     /// Three nested faults: the virtual CPU is shut down.
     TripleFault,
     /// Something happened on the host: an interrupt or NMI, already taken and recorded by the platform.
@@ -186,7 +196,7 @@ impl Exit {
             Self::Pause => ExitClass::Pause,
             Self::Exception { .. } => ExitClass::Exception,
             Self::WindowOpen => ExitClass::Window,
-            Self::Interrupted => ExitClass::Interrupted,
+            Self::Interrupted | Self::Deadline => ExitClass::Interrupted,
             _ => ExitClass::Other,
         }
     }

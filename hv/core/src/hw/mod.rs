@@ -5,6 +5,7 @@
 //! page tables, [`PhysMemory`] the machine's memory. None has default bodies, so no back end can be half-finished.
 
 mod addr;
+mod apic;
 mod backend;
 mod exit;
 mod gprs;
@@ -15,6 +16,7 @@ mod time;
 mod vcpu;
 
 pub use addr::{HostPhys, Mfn, Order, PAGE_BYTES, PAGE_SHIFT, PageSize, Pages};
+pub use apic::{ApicMode, RegisterPage};
 pub use backend::{Backend, CachePolicy, Entry, EntryFormat, NewVcpuError, Rights, VcpuConfig};
 pub use exit::{Access, ControlAccess, EntryFailure, Exit, ExitClass, IoExit, RawExit};
 pub use gprs::Gprs;

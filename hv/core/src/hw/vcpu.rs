@@ -1,10 +1,12 @@
 //! One virtual CPU as the hardware runs it.
 
 use super::addr::HostPhys;
+use super::apic::{ApicMode, RegisterPage};
 use super::exit::Exit;
 use super::gprs::Gprs;
 use super::state::{Reg, Segment, SegmentState};
 use super::time::TscTicks;
+use alloc::sync::Arc;
 
 /// What kind of event is put into a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,6 +102,27 @@ pub trait VcpuHw: Send + 'static {
     fn can_take_interrupt(&self) -> bool;
     /// Asks for [`Exit::WindowOpen`] as soon as the guest can take such an event; `None` withdraws.
     fn request_window(&mut self, window: Option<Window>);
+    /// Whether a non-maskable interrupt was put in whose handler has not returned yet.
+    fn blocks_nmi(&self) -> bool;
+
+    /// The page of its local APIC's registers. Hardware that can may serve accesses of the guest from it, as the page's
+    /// owner says; [`Reg::Cr8`] and the page's task priority are then one.
+    fn use_apic(&mut self, page: &Arc<RegisterPage>);
+    /// How the guest reaches its local APIC from now on.
+    fn set_apic_mode(&mut self, mode: ApicMode);
+    /// Whether the hardware delivers the interrupts that [`offer`](Self::offer) names. If not, each is put in by
+    /// [`inject`](Self::inject).
+    fn delivers_interrupts(&self) -> bool;
+    /// Names the highest vectors that are requested and in service in the page of registers, 0 for none: after each
+    /// change that the hardware did not make itself.
+    fn offer(&mut self, requested: u8, in_service: u8);
+    /// Asks for an exit when the guest lowers its task priority, as CR8 shows it, below this one: [`Exit::Priority`], or
+    /// that of the instruction. `None` withdraws. Has no effect where the hardware delivers interrupts.
+    fn watch_priority(&mut self, below: Option<u8>);
+    /// Asks for [`Exit::Deadline`] at or soon after `deadline`, or shortly before; `None` withdraws, as does
+    /// [`save`](Self::save). Returns false, without effect, if the processor has no timer of its own for it, or the
+    /// machine's serves better.
+    fn set_deadline(&mut self, deadline: Option<TscTicks>) -> bool;
 
     /// Sets all state as after INIT and the given nested root stays: real mode is never run, the caller sets the rest.
     fn reset(&mut self);

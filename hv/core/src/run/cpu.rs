@@ -10,7 +10,7 @@ use crate::apic::Message;
 use crate::call::{self, After, Cx};
 use crate::domain::ShutdownReason;
 use crate::exit::{self, GuestFault, Resume};
-use crate::hw::{CpuId, Exit, Platform, TscTicks, VcpuHw};
+use crate::hw::{CpuId, Exit, HostEvent, Platform, TscTicks, VcpuHw};
 use crate::sched::{Decision, Next};
 use crate::system::System;
 use crate::time::{Slot, publish_runstate};
@@ -43,6 +43,8 @@ pub struct Cpu<'a, P: Platform> {
     timer: &'a AtomicU64,
     /// What that word was when the machine's timer was set; anything else when it must be set again.
     seen: u64,
+    /// The virtual CPU's own hardware watches the time instead of the machine's timer.
+    watched: bool,
     /// The scheduler's last answer, if it was a virtual CPU to run.
     next: Option<Arc<Vcpu<P>>>,
 }
@@ -59,7 +61,15 @@ impl<'a, P: Platform> Cpu<'a, P> {
     /// The CPU that executes this.
     pub fn new(system: &'a System<P>) -> Self {
         let id = system.platform.current_cpu();
-        let mut cpu = Self { system, id, until: None, timer: system.timers.word(id), seen: 0, next: None };
+        let mut cpu = Self {
+            system,
+            id,
+            until: None,
+            timer: system.timers.word(id),
+            seen: 0,
+            watched: false,
+            next: None,
+        };
         cpu.disarmed();
         cpu
     }
@@ -84,7 +94,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
             }
             None => {
                 self.system.reap();
-                self.arm();
+                self.arm(|_| false);
                 self.system.platform.idle();
                 Turn::Idled
             }
@@ -111,9 +121,10 @@ impl<'a, P: Platform> Cpu<'a, P> {
         self.seen = !self.timer.load(Ordering::Relaxed);
     }
 
-    /// Sets the machine's timer to whatever comes first: a guest's timer, or the end of the time slice.
+    /// Sets a timer to whatever comes first: a guest's timer, or the end of the time slice. It is the machine's, unless
+    /// `own` has one that serves better.
     #[inline]
-    fn arm(&mut self) {
+    fn arm(&mut self, own: impl FnOnce(Option<TscTicks>) -> bool) {
         let timer = self.timer.load(Ordering::Relaxed);
         if timer != self.seen {
             self.seen = timer;
@@ -122,7 +133,10 @@ impl<'a, P: Platform> Cpu<'a, P> {
                 (Some(timer), Some(until)) => Some(timer.min(until)),
                 (timer, until) => timer.or(until),
             };
-            self.set_timer(first);
+            self.watched = own(first);
+            if !self.watched {
+                self.set_timer(first);
+            }
         }
     }
 
@@ -150,6 +164,10 @@ impl<'a, P: Platform> Cpu<'a, P> {
         context.hw.save();
         drop(context);
         vcpu.stats.leave(self.system.platform.tsc());
+        if self.watched {
+            self.watched = false;
+            self.disarmed();
+        }
         self.publish(vcpu);
     }
 
@@ -183,7 +201,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
             {
                 return;
             }
-            self.arm();
+            self.arm(|deadline| context.hw.set_deadline(deadline));
             let now = generation.now();
             if context.flushed != now {
                 context.hw.flush_nested();
@@ -208,6 +226,10 @@ impl<'a, P: Platform> Cpu<'a, P> {
             let then = match exit {
                 Exit::Hypercall => self.hypercall(context, around, call::hypercall),
                 Exit::Interrupted => self.interrupted(vcpu),
+                Exit::Deadline => {
+                    host::host_event(system, HostEvent::Timer);
+                    self.timer_fired(vcpu)
+                }
                 exit => {
                     let resume = exit::handle(exit, context, around);
                     if let Resume::Continue = resume {
@@ -272,12 +294,15 @@ impl<'a, P: Platform> Cpu<'a, P> {
 
     /// Takes what happened on the host.
     fn interrupted(&mut self, vcpu: &Vcpu<P>) -> Then {
-        if host::drain(self.system) {
-            self.disarmed();
-            let now = self.system.platform.tsc();
-            if self.until.is_some_and(|until| until <= now) {
-                vcpu.attention.raise(Reason::RESCHEDULE);
-            }
+        if host::drain(self.system) { self.timer_fired(vcpu) } else { Then::Enter }
+    }
+
+    /// The machine's timer fired, or the virtual CPU's own: neither is set any more.
+    fn timer_fired(&mut self, vcpu: &Vcpu<P>) -> Then {
+        self.disarmed();
+        let now = self.system.platform.tsc();
+        if self.until.is_some_and(|until| until <= now) {
+            vcpu.attention.raise(Reason::RESCHEDULE);
         }
         Then::Enter
     }

@@ -2,8 +2,8 @@
 
 use super::format::PlainFormat;
 use crate::hw::{
-    Backend, Busy, Event, Exit, Gprs, HostPhys, NewVcpuError, PageSize, Reg, Segment, SegmentState, TscTicks,
-    VcpuConfig, VcpuHw, Window,
+    ApicMode, Backend, Busy, Event, Exit, Gprs, HostPhys, NewVcpuError, PageSize, Reg, RegisterPage, Segment,
+    SegmentState, TscTicks, VcpuConfig, VcpuHw, Window,
 };
 use std::boxed::Box;
 use std::collections::{HashMap, VecDeque};
@@ -93,6 +93,12 @@ impl Backend for Scripted {
             loaded: false,
             flushes: 0,
             interruptible: true,
+            blocks_nmi: false,
+            delivers: false,
+            offered: None,
+            watched: None,
+            apic_mode: ApicMode::default(),
+            deadline: None,
             ports: Vec::new(),
         })
     }
@@ -125,6 +131,18 @@ pub struct ScriptedVcpu {
     pub flushes: usize,
     /// Whether the guest takes interrupts.
     pub interruptible: bool,
+    /// Whether a non-maskable interrupt is in service; set when one is put in.
+    pub blocks_nmi: bool,
+    /// Whether it delivers interrupts by itself, and has a timer of its own.
+    pub delivers: bool,
+    /// The last offer: the vectors requested and in service.
+    pub offered: Option<(u8, u8)>,
+    /// The task priority below which an exit was asked for.
+    pub watched: Option<u8>,
+    /// How the guest reaches its local APIC.
+    pub apic_mode: ApicMode,
+    /// The deadline that was set.
+    pub deadline: Option<TscTicks>,
     /// The ranges of ports passed through: first, count.
     pub ports: Vec<(u16, u16)>,
 }
@@ -137,6 +155,7 @@ impl VcpuHw for ScriptedVcpu {
 
     fn save(&mut self) {
         assert!(self.loaded, "saved without being loaded");
+        self.deadline = None;
         self.loaded = false;
     }
 
@@ -196,6 +215,7 @@ impl VcpuHw for ScriptedVcpu {
             return Err(Busy);
         }
         self.pending = Some(event);
+        self.blocks_nmi |= event == Event::NMI;
         Ok(())
     }
 
@@ -207,7 +227,35 @@ impl VcpuHw for ScriptedVcpu {
         self.window = window;
     }
 
+    fn blocks_nmi(&self) -> bool {
+        self.blocks_nmi
+    }
+
+    fn use_apic(&mut self, _page: &Arc<RegisterPage>) {}
+
+    fn set_apic_mode(&mut self, mode: ApicMode) {
+        self.apic_mode = mode;
+    }
+
+    fn delivers_interrupts(&self) -> bool {
+        self.delivers
+    }
+
+    fn offer(&mut self, requested: u8, in_service: u8) {
+        self.offered = Some((requested, in_service));
+    }
+
+    fn watch_priority(&mut self, below: Option<u8>) {
+        self.watched = below;
+    }
+
+    fn set_deadline(&mut self, deadline: Option<TscTicks>) -> bool {
+        self.deadline = deadline.filter(|_| self.delivers);
+        self.delivers
+    }
+
     fn reset(&mut self) {
+        self.blocks_nmi = false;
         self.gprs = Gprs::default();
         self.registers.clear();
         self.segments.clear();

@@ -44,8 +44,6 @@ pub struct Context<H> {
     pub upcall_due: bool,
     /// A non-maskable interrupt is to be put in when the guest can take it.
     pub nmi_due: bool,
-    /// One was put in, and nothing has told yet that the guest is done with it.
-    pub nmi_in_service: bool,
     /// A hypercall was left before its end, and goes on from this cursor before the guest is entered.
     pub preempted: Option<u64>,
     /// It was reset by INIT and waits for a start-up message.
@@ -53,15 +51,17 @@ pub struct Context<H> {
 }
 
 impl<H: VcpuHw> Context<H> {
-    pub(super) fn new(hw: H, address: Arc<Address>) -> Self {
+    pub(super) fn new(mut hw: H, address: Arc<Address>) -> Self {
+        let apic = LocalApic::new(address);
+        hw.use_apic(apic.page());
+        hw.set_apic_mode(apic.mode());
         Self {
             hw,
-            apic: LocalApic::new(address),
+            apic,
             mtrrs: Mtrrs::default(),
             flushed: 0,
             upcall_due: false,
             nmi_due: false,
-            nmi_in_service: false,
             preempted: None,
             waits_for_start: false,
         }
@@ -79,9 +79,11 @@ impl<H: VcpuHw> Context<H> {
         self.hw.reset();
         self.hw.request_window(None);
         self.apic.reset();
+        self.hw.set_apic_mode(self.apic.mode());
+        self.hw.watch_priority(None);
+        self.hw.offer(0, 0);
         self.upcall_due = false;
         self.nmi_due = false;
-        self.nmi_in_service = false;
         self.preempted = None;
         self.waits_for_start = false;
     }

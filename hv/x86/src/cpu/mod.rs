@@ -7,6 +7,7 @@ pub mod fpu;
 pub mod gdt;
 #[cfg(target_os = "none")]
 pub mod io;
+pub mod machine_check;
 #[cfg(target_os = "none")]
 pub mod percpu;
 #[cfg(target_os = "none")]

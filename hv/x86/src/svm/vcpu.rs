@@ -4,9 +4,10 @@ use alloc::boxed::Box;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 
+use alloc::sync::Arc;
 use hv_core::hw::{
-    Busy, Event, EventKind, Exit, Gprs, HostPhys, NewVcpuError, Reg, Segment, SegmentState, TscTicks,
-    VcpuConfig, VcpuHw, Window,
+    ApicMode, Busy, Event, EventKind, Exit, Gprs, HostPhys, NewVcpuError, Reg, RegisterPage, Segment,
+    SegmentState, TscTicks, VcpuConfig, VcpuHw, Window,
 };
 use zerocopy::FromZeros;
 
@@ -18,7 +19,7 @@ use crate::cpu::fpu::VectorState;
 use crate::cpu::io::wrmsr;
 use crate::cpu::percpu::PerCpu;
 use crate::cpu::tags::Tag;
-use crate::cpu::{features, traps};
+use crate::cpu::{features, machine_check, traps};
 use crate::paging;
 
 const EFER_SVME: u64 = 1 << 12;
@@ -31,6 +32,19 @@ const NOT_PERMITTED: u64 = -1i64 as u64;
 /// PAUSEs between exits, where the CPU counts them, and the ticks after which it counts anew.
 const PAUSE_COUNT: u16 = 4000;
 const PAUSE_THRESHOLD: u16 = 128;
+
+/// How far the guest is with a non-maskable interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Nmi {
+    /// It has none.
+    #[default]
+    Open,
+    /// It is in the handler: IRET exits.
+    Handler,
+    /// It is about to execute the handler's IRET, at this address: until that is done the next one would nest. A window
+    /// for interrupts is open, which most often comes right after it.
+    Returning(u64),
+}
 
 /// One virtual CPU on AMD-V.
 pub struct SvmVcpu {
@@ -46,6 +60,11 @@ pub struct SvmVcpu {
     debug: [u64; 4],
     tsc_aux: u64,
     ports: Option<Box<PortMap>>,
+    nmi: Nmi,
+    /// Policy asked for a window for interrupts.
+    window: bool,
+    /// Policy waits for a lower task priority.
+    held: bool,
 }
 
 impl SvmVcpu {
@@ -63,6 +82,9 @@ impl SvmVcpu {
             debug: [0; 4],
             tsc_aux: 0,
             ports: None,
+            nmi: Nmi::Open,
+            window: false,
+            held: false,
         };
         vcpu.set_nested_root(config.nested_root);
         vcpu.reset();
@@ -162,15 +184,19 @@ impl SvmVcpu {
                 Some(Exit::Interrupted)
             }
             code::VINTR => {
+                if let Nmi::Returning(_) = self.nmi {
+                    self.nmi = Nmi::Open;
+                }
                 self.request_window(None);
                 Some(Exit::WindowOpen)
             }
             code::IRET => {
-                // The NMI blocks others until IRET has run: a shadow holds the next one back that long.
+                // The NMI blocks others until IRET has run: a shadow holds the window back that long.
                 self.vmcb.control.intercepts1 &= !intercept1::IRET;
                 self.vmcb.control.shadow |= 1;
-                self.touch(clean::INTERCEPTS);
-                Some(Exit::WindowOpen)
+                self.nmi = Nmi::Returning(self.vmcb.save.rip);
+                self.set_windows();
+                None
             }
             code::VMMCALL => {
                 // From the guest's user mode: the guest's kernel makes hypercalls, nobody else.
@@ -196,7 +222,7 @@ impl SvmVcpu {
             }
             0x52 => {
                 run::settle(PerCpu::current());
-                panic!("machine check");
+                Some(machine_check::judge())
             }
             code::CR_READ..code::DR_READ => {
                 let mut exit = decode::decode(raw, &self.gprs);
@@ -209,6 +235,28 @@ impl SvmVcpu {
             }
             _ => Some(decode::decode(raw, &self.gprs)),
         }
+    }
+
+    /// Makes the hardware exit for what is waited for.
+    fn set_windows(&mut self) {
+        let window = self.window || matches!(self.nmi, Nmi::Returning(_));
+        let control = &mut self.vmcb.control;
+        if window {
+            // A virtual interrupt of the highest priority is never delivered: its intercept exits just before.
+            control.vintr |= vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR;
+            control.intercepts1 |= intercept1::VINTR;
+        } else {
+            control.vintr &= !(vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR);
+            control.intercepts1 &= !intercept1::VINTR;
+        }
+        // While such an interrupt waits, writes of CR8 exit too: QEMU ends with an assertion when such a write makes a
+        // virtual interrupt deliverable.
+        if window || self.held {
+            control.cr_writes |= 1 << 8;
+        } else {
+            control.cr_writes &= !(1 << 8);
+        }
+        self.touch(clean::INTERCEPTS | clean::VINTR);
     }
 
     fn segment_ref(&self, segment: Segment) -> &VmcbSegment {
@@ -470,7 +518,8 @@ impl VcpuHw for SvmVcpu {
         if event.kind == EventKind::Nmi {
             // Until the guest's IRET no other NMI may come.
             self.vmcb.control.intercepts1 |= intercept1::IRET;
-            self.touch(clean::INTERCEPTS);
+            self.nmi = Nmi::Handler;
+            self.set_windows();
         }
         Ok(())
     }
@@ -483,25 +532,45 @@ impl VcpuHw for SvmVcpu {
     }
 
     fn request_window(&mut self, window: Option<Window>) {
-        let control = &mut self.vmcb.control;
         match window {
-            Some(Window::Interrupt) => {
-                // A virtual interrupt of the highest priority is never delivered: its intercept exits just
-                // before. While it waits, writes of CR8 exit too: QEMU ends with an assertion when such a
-                // write makes a virtual interrupt deliverable.
-                control.vintr |= vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR;
-                control.intercepts1 |= intercept1::VINTR;
-                control.cr_writes |= 1 << 8;
-            }
-            // The exit at IRET, which `inject` asked for, is the window.
-            Some(Window::Nmi) => {}
-            None => {
-                control.vintr &= !(vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR);
-                control.intercepts1 &= !intercept1::VINTR;
-                control.cr_writes &= !(1 << 8);
-            }
+            Some(Window::Interrupt) => self.window = true,
+            // The window after IRET, whose exit `inject` asked for, is that for NMIs too.
+            Some(Window::Nmi) => return,
+            None => self.window = false,
         }
-        self.touch(clean::INTERCEPTS | clean::VINTR);
+        self.set_windows();
+    }
+
+    fn blocks_nmi(&self) -> bool {
+        match self.nmi {
+            Nmi::Open => false,
+            Nmi::Handler => true,
+            Nmi::Returning(iret) => self.vmcb.save.rip == iret,
+        }
+    }
+
+    // The page of registers is policy's alone.
+    fn use_apic(&mut self, _page: &Arc<RegisterPage>) {}
+
+    fn set_apic_mode(&mut self, _mode: ApicMode) {}
+
+    #[inline]
+    fn delivers_interrupts(&self) -> bool {
+        false
+    }
+
+    fn offer(&mut self, _requested: u8, _in_service: u8) {}
+
+    fn watch_priority(&mut self, below: Option<u8>) {
+        if self.held != below.is_some() {
+            self.held = below.is_some();
+            self.set_windows();
+        }
+    }
+
+    #[inline]
+    fn set_deadline(&mut self, _deadline: Option<TscTicks>) -> bool {
+        false
     }
 
     fn reset(&mut self) {
@@ -509,6 +578,7 @@ impl VcpuHw for SvmVcpu {
         let nested_root = self.vmcb.control.nested_root;
         let (asid, tsc_offset) = (self.vmcb.control.asid, self.vmcb.control.tsc_offset);
         self.vmcb.zero();
+        (self.nmi, self.window, self.held) = (Nmi::Open, false, false);
         self.set_intercepts();
         let control = &mut self.vmcb.control;
         control.iopm =

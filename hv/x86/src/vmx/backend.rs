@@ -32,6 +32,7 @@ impl Engine for Vmx {
         // SAFETY: a CPU with VT-x has these MSRs; those that not every one has are read only where another says that
         // they are there.
         let chosen = capability::choose(|index| unsafe { rdmsr(index) }).map_err(Missing::Feature)?;
+        log::info!("VT-x with {chosen}");
         Ok(Self { capability: Box::leak(Box::new(chosen)) })
     }
 

@@ -3,7 +3,21 @@
 use alloc::boxed::Box;
 use zerocopy::FromZeros;
 
+use super::capability::Capability;
 use crate::cpu::features::GUEST_MSRS;
+
+/// The x2APIC registers whose copies in the page of registers the guest may read: identifier, version, logical
+/// destination, spurious vector, in service, trigger mode, requests, errors, local vectors, initial count, divider. Not
+/// the command (its upper half is elsewhere in the page) nor the current count (nobody keeps it).
+const X2APIC_COPIES: [core::ops::RangeInclusive<u32>; 6] =
+    [0x802..=0x803, 0x80d..=0x80d, 0x80f..=0x828, 0x832..=0x837, 0x838..=0x838, 0x83e..=0x83e];
+/// All x2APIC registers.
+const X2APIC: core::ops::RangeInclusive<u32> = 0x800..=0x8ff;
+/// Task priority; processor priority; end of interrupt; interrupt to itself.
+const X2APIC_TPR: u32 = 0x808;
+const X2APIC_PPR: u32 = 0x80a;
+const X2APIC_EOI: u32 = 0x80b;
+const X2APIC_SELF: u32 = 0x83f;
 
 /// One bit for each port, and two for each MSR of the two ranges, set where an access exits.
 #[derive(FromZeros)]
@@ -20,13 +34,31 @@ impl Bitmaps {
         bitmaps.ports = [[0xff; 4096]; 2];
         bitmaps.msrs.fill(0xff);
         for index in GUEST_MSRS {
-            bitmaps.pass_msr(index);
+            bitmaps.pass_msr(index, true, true);
         }
         Some(bitmaps)
     }
 
-    /// Lets an MSR pass, both ways.
-    fn pass_msr(&mut self, index: u32) {
+    /// Lets those x2APIC registers pass that the processor serves from the page of registers, or none. All others would
+    /// be the machine's own: writes of any but three, and reads where the page has no copy, always exit.
+    pub fn pass_x2apic(&mut self, capability: &Capability, pass: bool) {
+        X2APIC.for_each(|index| self.pass_msr(index, false, false));
+        if !pass {
+            return;
+        }
+        if capability.apic_registers() {
+            X2APIC_COPIES.into_iter().flatten().for_each(|index| self.pass_msr(index, true, false));
+        }
+        self.pass_msr(X2APIC_TPR, true, true);
+        if capability.delivers() {
+            self.pass_msr(X2APIC_PPR, capability.apic_registers(), false);
+            self.pass_msr(X2APIC_EOI, false, true);
+            self.pass_msr(X2APIC_SELF, false, true);
+        }
+    }
+
+    /// Lets reads and writes of an MSR pass, or not.
+    fn pass_msr(&mut self, index: u32, read: bool, write: bool) {
         // Reads of low MSRs, reads of high ones, writes of low ones, writes of high ones: 1 KiB each.
         let base = match index {
             0..0x2000 => 0,
@@ -34,8 +66,10 @@ impl Bitmaps {
             _ => return,
         };
         let number = (index & 0x1fff) as usize;
-        for half in [0, 2048] {
-            self.msrs[base + half + number / 8] &= !(1 << (number % 8));
+        for (half, pass) in [(0, read), (2048, write)] {
+            let byte = &mut self.msrs[base + half + number / 8];
+            let bit = 1 << (number % 8);
+            *byte = if pass { *byte & !bit } else { *byte | bit };
         }
     }
 
@@ -65,6 +99,7 @@ impl Bitmaps {
 
 #[cfg(test)]
 mod tests {
+    use super::super::controls::Secondary;
     use super::*;
 
     #[test]
@@ -82,6 +117,36 @@ mod tests {
         // Past the end nothing happens.
         bitmaps.pass_ports(0xffff, 9, true);
         assert!(!bitmaps.port_exits(0xffff) && bitmaps.port_exits(0));
+    }
+
+    #[test]
+    fn x2apic_registers_pass_only_where_the_page_serves_them() {
+        let capability = |secondary| Capability {
+            secondary,
+            ..super::super::capability::choose(super::super::capability::tests::haswell).unwrap()
+        };
+        let passing = |secondary, pass| {
+            let mut bitmaps = Bitmaps::new().unwrap();
+            bitmaps.pass_x2apic(&capability(secondary), true);
+            bitmaps.pass_x2apic(&capability(secondary), pass);
+            let clear = |half: usize| {
+                (0x800..0x900u32)
+                    .filter(|index| bitmaps.msrs[half + *index as usize / 8] & 1 << (index % 8) == 0)
+                    .collect::<alloc::vec::Vec<_>>()
+            };
+            (clear(0), clear(2048))
+        };
+        let all = Secondary::APIC_REGISTERS | Secondary::INTERRUPT_DELIVERY;
+        let (reads, writes) = passing(all.bits(), true);
+        assert_eq!(writes, [0x808, 0x80b, 0x83f]);
+        for index in [0x800, 0x80b, 0x80e, 0x829, 0x830, 0x839, 0x83f, 0x840] {
+            assert!(!reads.contains(&index), "{index:#x}");
+        }
+        assert_eq!(reads.len(), 2 + 1 + 26 + 6 + 1 + 1 + 2);
+        assert_eq!(passing(Secondary::APIC_REGISTERS.bits(), true).1, [0x808]);
+        assert!(!passing(Secondary::APIC_REGISTERS.bits(), true).0.contains(&0x80a), "nobody keeps it");
+        assert_eq!(passing(0, true), (alloc::vec![0x808], alloc::vec![0x808]));
+        assert_eq!(passing(all.bits(), false), (alloc::vec![], alloc::vec![]));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the processor's VMX can do, and whether that is enough (Intel SDM volume 3, appendix A).
 
+use core::fmt;
+
 use super::controls::{Allowed, EntryControls, ExitControls, Fixed, Pin, Primary, Refused, Secondary};
 
 /// The MSRs of appendix A.
@@ -16,6 +18,8 @@ pub mod msr {
     pub const EXIT: u32 = 0x483;
     /// VM-entry controls.
     pub const ENTRY: u32 = 0x484;
+    /// Rate of the preemption timer, and other things (section A.6).
+    pub const MISC: u32 = 0x485;
     /// Bits of CR0 that must be one.
     pub const CR0_FIXED0: u32 = 0x486;
     /// Bits of CR0 that may be one.
@@ -80,6 +84,41 @@ pub struct Capability {
     pub gigabyte_pages: bool,
     /// Address-space identifiers.
     pub vpid: bool,
+    /// The preemption timer counts down by one whenever this bit of the time-stamp counter changes.
+    pub timer: Option<u8>,
+    /// The guest's reads of x2APIC registers, and its writes of the task priority, are served from the page of registers.
+    pub x2apic: bool,
+}
+
+/// What of that which not every processor has is used, for the log.
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("extended page tables")?;
+        for (there, name) in [
+            (self.vpid, "address-space identifiers"),
+            (self.timer.is_some(), "preemption timer"),
+            (self.apic_registers(), "virtual APIC registers"),
+            (self.delivers(), "virtual-interrupt delivery"),
+            (self.x2apic, "virtual x2APIC mode"),
+        ] {
+            if there {
+                write!(f, ", {name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Capability {
+    /// The processor serves reads of all registers of the local APIC that have a copy in the page.
+    pub const fn apic_registers(&self) -> bool {
+        self.secondary & Secondary::APIC_REGISTERS.bits() != 0
+    }
+
+    /// The processor delivers the local APIC's interrupts by itself, and ends them.
+    pub const fn delivers(&self) -> bool {
+        self.secondary & Secondary::INTERRUPT_DELIVERY.bits() != 0
+    }
 }
 
 /// What is missing, in one sentence for the user.
@@ -133,7 +172,12 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
         |_: Refused| "this processor's VT-x lacks a control that is needed: see the log for the groups";
 
     let primary_wanted = Primary::PAUSE;
-    let mut secondary_wanted = Secondary::RDTSCP | Secondary::INVPCID | Secondary::WBINVD | Secondary::XSAVES;
+    let mut secondary_wanted = Secondary::RDTSCP
+        | Secondary::INVPCID
+        | Secondary::WBINVD
+        | Secondary::XSAVES
+        | Secondary::APIC_REGISTERS
+        | Secondary::INTERRUPT_DELIVERY;
     let mut pauses = primary_wanted;
     if secondaries.can(Secondary::PAUSE_LOOP.bits()) {
         secondary_wanted |= Secondary::PAUSE_LOOP;
@@ -146,9 +190,7 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
     secondary_wanted.remove(Secondary::XSAVES);
     Ok(Capability {
         revision: (basic & 0x7fff_ffff) as u32,
-        pin: pins
-            .choose((Pin::EXTERNAL_INTERRUPT | Pin::NMI).bits(), Pin::VIRTUAL_NMI.bits())
-            .map_err(lacks)?,
+        pin: pins.choose((Pin::EXTERNAL_INTERRUPT | Pin::NMI | Pin::VIRTUAL_NMI).bits(), 0).map_err(lacks)?,
         primary: primaries
             .choose(
                 (Primary::TSC_OFFSET
@@ -156,8 +198,7 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
                     | Primary::MWAIT
                     | Primary::MONITOR
                     | Primary::RDPMC
-                    | Primary::CR8_LOAD
-                    | Primary::CR8_STORE
+                    | Primary::TPR_SHADOW
                     | Primary::IO_BITMAPS
                     | Primary::MSR_BITMAPS
                     | Primary::SECONDARY)
@@ -189,15 +230,17 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
         cr4: Fixed { one: rdmsr(msr::CR4_FIXED0), may: rdmsr(msr::CR4_FIXED1) },
         gigabyte_pages: tables & ept_vpid::PAGE_1G != 0,
         vpid,
+        timer: pins.can(Pin::PREEMPTION_TIMER.bits()).then(|| (rdmsr(msr::MISC) & 0x1f) as u8),
+        x2apic: secondaries.can(Secondary::X2APIC_MODE.bits()),
     })
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A processor of the kind that everybody has: everything allowed, little forced.
-    fn haswell(index: u32) -> u64 {
+    pub fn haswell(index: u32) -> u64 {
         match index {
             msr::FEATURE_CONTROL => 5,
             msr::BASIC => 0x00da_0400_0000_0012,
@@ -207,6 +250,7 @@ mod tests {
             msr::TRUE_ENTRY => 0xffff_0000_11fb,
             msr::SECONDARY => 0x7cff_0000_0000,
             msr::EPT_VPID => 0xf01_0633_4141,
+            msr::MISC => 0x3_0481e5,
             msr::CR0_FIXED0 => 0x8000_0021,
             msr::CR0_FIXED1 => 0xffff_ffff,
             msr::CR4_FIXED0 => 0x2000,
@@ -224,6 +268,32 @@ mod tests {
         assert!(chosen.vpid && chosen.gigabyte_pages);
         assert_eq!(chosen.secondary & Secondary::PAUSE_LOOP.bits(), Secondary::PAUSE_LOOP.bits());
         assert_eq!(chosen.primary & Primary::PAUSE.bits(), 0);
+        assert_eq!(chosen.primary & Primary::TPR_SHADOW.bits(), Primary::TPR_SHADOW.bits());
+        assert!(chosen.x2apic && !chosen.delivers() && !chosen.apic_registers(), "that is for servers");
+        assert_eq!(
+            chosen.secondary & (Secondary::X2APIC_MODE | Secondary::APIC_ACCESSES).bits(),
+            0,
+            "by mode"
+        );
+        assert_eq!((chosen.timer, chosen.pin & Pin::PREEMPTION_TIMER.bits()), (Some(5), 0));
+        assert_eq!(
+            alloc::format!("{chosen}"),
+            "extended page tables, address-space identifiers, preemption timer, virtual x2APIC mode"
+        );
+    }
+
+    #[test]
+    fn what_serves_the_local_apic_is_used_where_it_is() {
+        let server = |i: u32| haswell(i) | if i == msr::SECONDARY { 3 << 40 } else { 0 };
+        let without = |index: u32, bits: u64| {
+            choose(move |i: u32| server(i) & if i == index { !bits } else { u64::MAX }).unwrap()
+        };
+        let all = without(0, 0);
+        assert!(all.delivers() && all.apic_registers() && all.x2apic);
+        assert!(!without(msr::SECONDARY, 1 << 41).delivers());
+        assert!(!without(msr::SECONDARY, 1 << 40).apic_registers());
+        assert!(!without(msr::SECONDARY, 1 << 36).x2apic);
+        assert_eq!(without(msr::TRUE_PIN, 1 << 38).timer, None);
     }
 
     #[test]

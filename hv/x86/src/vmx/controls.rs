@@ -29,6 +29,7 @@ bitflags! {
         const CR3_STORE = 1 << 16;
         const CR8_LOAD = 1 << 19;
         const CR8_STORE = 1 << 20;
+        const TPR_SHADOW = 1 << 21;
         const NMI_WINDOW = 1 << 22;
         const MOV_DR = 1 << 23;
         const IO = 1 << 24;
@@ -44,11 +45,15 @@ bitflags! {
     /// Secondary processor-based controls (section 25.6.2).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Secondary: u32 {
+        const APIC_ACCESSES = 1 << 0;
         const EPT = 1 << 1;
         const RDTSCP = 1 << 3;
+        const X2APIC_MODE = 1 << 4;
         const VPID = 1 << 5;
         const WBINVD = 1 << 6;
         const UNRESTRICTED = 1 << 7;
+        const APIC_REGISTERS = 1 << 8;
+        const INTERRUPT_DELIVERY = 1 << 9;
         const PAUSE_LOOP = 1 << 10;
         const INVPCID = 1 << 12;
         const ENCLS = 1 << 15;

@@ -33,7 +33,8 @@ macro_rules! fields {
 fields! {
     // 16-bit control fields (B.1.1)
     VPID = 0x0000;
-    // 16-bit guest-state fields (B.1.2)
+    // 16-bit guest-state fields (B.1.2); the interrupt status has the vector requested below and the one in service above
+    GUEST_INTERRUPT_STATUS = 0x0810;
     GUEST_ES_SELECTOR = 0x0800;
     GUEST_CS_SELECTOR = 0x0802;
     GUEST_SS_SELECTOR = 0x0804;
@@ -58,7 +59,12 @@ fields! {
     EXIT_MSR_LOAD = 0x2008;
     ENTRY_MSR_LOAD = 0x200a;
     TSC_OFFSET = 0x2010;
+    VIRTUAL_APIC = 0x2012;
     EPT_POINTER = 0x201a;
+    EOI_EXIT0 = 0x201c;
+    EOI_EXIT1 = 0x201e;
+    EOI_EXIT2 = 0x2020;
+    EOI_EXIT3 = 0x2022;
     // 64-bit read-only data field (B.2.2)
     GUEST_PHYSICAL_ADDRESS = 0x2400;
     // 64-bit guest-state fields (B.2.3)

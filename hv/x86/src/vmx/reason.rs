@@ -121,6 +121,8 @@ const EVENT_VALID: u32 = 1 << 31;
 /// Bit 11 of the interruption information: there is an error code.
 const EVENT_HAS_CODE: u32 = 1 << 11;
 const EVENT_TYPE_NMI: u32 = 2;
+/// The vector of #MC.
+pub const MACHINE_CHECK: u8 = 18;
 
 /// Reads an exit.
 pub fn decode(told: &Told) -> Exit {
@@ -130,7 +132,11 @@ pub fn decode(told: &Told) -> Exit {
     let (rax, rcx, rdx) = told.registers;
     match told.reason as u16 {
         EXCEPTION_OR_NMI => exception(told),
-        EXTERNAL_INTERRUPT | PREEMPTION_TIMER | SIPI | INIT => Exit::Interrupted,
+        EXTERNAL_INTERRUPT | SIPI | INIT => Exit::Interrupted,
+        PREEMPTION_TIMER => Exit::Deadline,
+        // No vector is asked to exit at its end: were there one, the interrupts that wait are looked at.
+        TPR_BELOW_THRESHOLD | VIRTUALIZED_EOI => Exit::Priority,
+        APIC_WRITE => Exit::ApicWritten(told.qualification as u16 & 0xfff),
         TRIPLE_FAULT => Exit::TripleFault,
         INTERRUPT_WINDOW | NMI_WINDOW => Exit::WindowOpen,
         TASK_SWITCH => Exit::TaskSwitch,
@@ -181,6 +187,9 @@ fn exception(told: &Told) -> Exit {
     }
     if info >> 8 & 7 == EVENT_TYPE_NMI {
         return Exit::Interrupted;
+    }
+    if info as u8 == MACHINE_CHECK {
+        return Exit::MachineCheck;
     }
     Exit::Exception { vector: info as u8, code: (info & EVENT_HAS_CODE != 0).then_some(code) }
 }
@@ -234,7 +243,10 @@ mod tests {
         for &reason in ALL {
             let exit = decode(&told(reason, 0));
             let expected = match reason {
-                1 | 3 | 4 | 52 => Exit::Interrupted,
+                1 | 3 | 4 => Exit::Interrupted,
+                52 => Exit::Deadline,
+                43 | 45 => Exit::Priority,
+                56 => Exit::ApicWritten(0),
                 2 => Exit::TripleFault,
                 7 | 8 => Exit::WindowOpen,
                 9 => Exit::TaskSwitch,
@@ -325,8 +337,16 @@ mod tests {
         assert_eq!(decode(&t), Exit::Exception { vector: 6, code: None });
         t.event = (1 << 31 | 2 << 8 | 2, 0);
         assert_eq!(decode(&t), Exit::Interrupted);
+        t.event = (1 << 31 | 3 << 8 | 18, 0);
+        assert_eq!(decode(&t), Exit::MachineCheck);
         t.event = (0, 0);
         assert!(matches!(decode(&t), Exit::Unknown(_)));
+    }
+
+    #[test]
+    fn a_write_of_an_apic_register_tells_the_offset() {
+        assert_eq!(decode(&told(APIC_WRITE, 0x320)), Exit::ApicWritten(0x320));
+        assert_eq!(decode(&told(APIC_WRITE, u64::MAX)), Exit::ApicWritten(0xfff));
     }
 
     #[test]

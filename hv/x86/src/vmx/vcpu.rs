@@ -5,16 +5,17 @@
 //! to that, and puts back what was current before. Between uses it is clear, so that any CPU may take it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use hv_core::hw::{
-    Busy, Event, EventKind, Exit, Gprs, HostPhys, Reg, Segment, SegmentState, TscTicks, VcpuConfig, VcpuHw,
-    Window,
+    ApicMode, Busy, Event, EventKind, Exit, Gprs, HostPhys, Reg, RegisterPage, Segment, SegmentState,
+    TscTicks, VcpuConfig, VcpuHw, Window,
 };
 
 use super::bitmaps::Bitmaps;
 use super::capability::Capability;
-use super::controls::{EntryControls, Primary};
+use super::controls::{EntryControls, Pin, Primary, Secondary};
 use super::debug::DebugRegisters;
 use super::field::{self, Field};
 use super::instr::{self, read, write};
@@ -22,9 +23,10 @@ use super::msrs::SwitchedMsrs;
 use super::reason::{self, Told};
 use super::{entry, failure, host, segment, structure::Structure};
 use crate::cpu::fpu::VectorState;
+use crate::cpu::io::rdtsc;
 use crate::cpu::percpu::PerCpu;
 use crate::cpu::tags::Tag;
-use crate::cpu::traps;
+use crate::cpu::{machine_check, traps};
 use crate::paging;
 
 /// CR0: extension type, numeric error, not write-through, cache disable.
@@ -75,7 +77,10 @@ pub struct Vcpu {
     /// This CPU runs it: the structure is current, and the registers are in the CPU.
     loaded: bool,
     cr2: u64,
-    cr8: u64,
+    /// The page of the local APIC's registers, of which the structure has the address.
+    apic: Option<Arc<RegisterPage>>,
+    /// When the preemption timer is to end guest mode; 0 for never.
+    deadline: u64,
     /// The EPT pointer (section 25.6.11).
     tables: u64,
     tag: Option<Tag>,
@@ -102,7 +107,8 @@ impl Vcpu {
             launched: false,
             loaded: false,
             cr2: 0,
-            cr8: 0,
+            apic: None,
+            deadline: 0,
             tables: 0,
             tag: None,
             flush: true,
@@ -151,8 +157,20 @@ impl Vcpu {
             field::ENTRY_MSR_LOAD_COUNT,
             field::GUEST_DEBUGCTL,
             field::TSC_OFFSET,
+            field::TPR_THRESHOLD,
         ] {
             write(zero, 0);
+        }
+        if c.delivers() {
+            for zero in [
+                field::GUEST_INTERRUPT_STATUS,
+                field::EOI_EXIT0,
+                field::EOI_EXIT1,
+                field::EOI_EXIT2,
+                field::EOI_EXIT3,
+            ] {
+                write(zero, 0);
+            }
         }
         write(field::VMCS_LINK, u64::MAX);
         let (io_a, io_b, msr) = self.bitmaps.addresses(paging::direct_map_phys);
@@ -187,6 +205,15 @@ impl Vcpu {
             write(field::ENTRY_EVENT_LENGTH, length);
         }
         self.entry_event = info;
+    }
+
+    /// Makes the preemption timer end guest mode at the deadline: it counts from each entry on (section 26.5.1). Rounded
+    /// up; what is too far away for it ends guest mode early, and is asked for again.
+    fn set_timer(&self) {
+        let shift = self.capability.timer.unwrap_or(0);
+        let left = self.deadline.saturating_sub(rdtsc());
+        let count = if left == 0 { 0 } else { (left >> shift) + 1 };
+        write(field::PREEMPTION_TIMER, count.min(u32::MAX.into()));
     }
 
     /// Gives the virtual CPU a tag of its own if its last one is not good any more (section 29.4).
@@ -244,14 +271,19 @@ impl Vcpu {
             | reason::HLT
             | reason::INTERRUPT_WINDOW
             | reason::NMI_WINDOW
+            | reason::PREEMPTION_TIMER
+            | reason::TPR_BELOW_THRESHOLD
             | reason::PAUSE => {}
+            reason::APIC_WRITE => told.qualification = read(field::EXIT_QUALIFICATION),
             reason::RDMSR | reason::WRMSR => {
                 told.registers = (self.gprs.rax, self.gprs.rcx, self.gprs.rdx);
             }
             reason::EXTERNAL_INTERRUPT => traps::take_interrupts(),
             reason::EXCEPTION_OR_NMI => {
                 told.event = (read(field::EXIT_EVENT) as u32, read(field::EXIT_EVENT_CODE) as u32);
-                self.host_exception(told.event.0);
+                if !self.host_exception(told.event.0) {
+                    told.reason = reason::EXTERNAL_INTERRUPT.into();
+                }
                 self.reinject();
             }
             reason::EPT_VIOLATION | reason::EPT_MISCONFIGURATION => {
@@ -278,15 +310,17 @@ impl Vcpu {
         told
     }
 
-    /// NMIs and machine checks are the host's: its own handlers take them, before anything else happens.
-    fn host_exception(&self, info: u32) {
+    /// NMIs and machine checks are the host's: it takes them before anything else happens. Whether the guest has to do
+    /// with it.
+    fn host_exception(&self, info: u32) -> bool {
         let kind = info >> TYPE_SHIFT & 7;
         if kind == TYPE_NMI {
             // SAFETY: the handler of NMI only records; its IRET ends the blocking of further NMIs.
             unsafe { core::arch::asm!("int 2") };
-        } else if kind == TYPE_EXCEPTION && info as u8 == 18 {
-            panic!("machine check while {} ran", PerCpu::current().id());
+        } else if kind == TYPE_EXCEPTION && info as u8 == reason::MACHINE_CHECK {
+            return machine_check::judge() == Exit::MachineCheck;
         }
+        true
     }
 
     fn reg_field(register: Reg) -> Option<Field> {
@@ -383,6 +417,7 @@ impl VcpuHw for Vcpu {
         self.vector.save();
         self.debug.save();
         self.msrs.save();
+        self.set_deadline(None);
         self.clear();
         self.loaded = false;
         PerCpu::current().guest.store(0, Ordering::Relaxed);
@@ -390,6 +425,9 @@ impl VcpuHw for Vcpu {
 
     fn run(&mut self) -> Exit {
         self.freshen(PerCpu::current());
+        if self.deadline != 0 {
+            self.set_timer();
+        }
         // SAFETY: CR2 is the guest's to have; the hypervisor's own page faults are bugs that end it.
         unsafe { core::arch::asm!("mov cr2, {}", in(reg) self.cr2, options(nomem, nostack)) };
         // SAFETY: `load` made this virtual CPU's structure current, and `set_up` and `reset` filled it.
@@ -419,7 +457,7 @@ impl VcpuHw for Vcpu {
     fn get(&self, register: Reg) -> u64 {
         match register {
             Reg::Cr2 => self.cr2,
-            Reg::Cr8 => self.cr8,
+            Reg::Cr8 => self.apic.as_ref().map_or(0, |page| page.cr8().into()),
             Reg::Xcr0 => self.vector.xcr0(self.loaded),
             Reg::Dr6 => self.debug.dr6(self.loaded),
             _ if self.loaded => self.read_reg(register),
@@ -430,7 +468,11 @@ impl VcpuHw for Vcpu {
     fn set(&mut self, register: Reg, value: u64) {
         match register {
             Reg::Cr2 => self.cr2 = value,
-            Reg::Cr8 => self.cr8 = value & 0xf,
+            Reg::Cr8 => {
+                if let Some(page) = &self.apic {
+                    page.set_cr8(value as u8);
+                }
+            }
             Reg::Xcr0 => self.vector.set_xcr0(value, self.loaded),
             Reg::Dr6 => self.debug.set_dr6(value, self.loaded),
             _ => self.on_structure(|vcpu| vcpu.write_reg(register, value)),
@@ -484,13 +526,62 @@ impl VcpuHw for Vcpu {
         self.write_primary(Primary::NMI_WINDOW, window == Some(Window::Nmi));
     }
 
+    fn blocks_nmi(&self) -> bool {
+        self.entry_event & VALID != 0 && self.entry_event >> TYPE_SHIFT & 7 == TYPE_NMI
+            || read(field::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_NMI != 0
+    }
+
+    fn use_apic(&mut self, page: &Arc<RegisterPage>) {
+        let address = paging::direct_map_phys(Arc::as_ptr(page).cast::<u8>());
+        self.on_structure(|_| write(field::VIRTUAL_APIC, address));
+        self.apic = Some(Arc::clone(page));
+    }
+
+    fn set_apic_mode(&mut self, mode: ApicMode) {
+        let capability = self.capability;
+        let x2apic = capability.x2apic && mode == ApicMode::Registers;
+        let controls = capability.secondary | if x2apic { Secondary::X2APIC_MODE.bits() } else { 0 };
+        self.bitmaps.pass_x2apic(capability, x2apic);
+        self.on_structure(|_| write(field::SECONDARY_CONTROLS, controls.into()));
+    }
+
+    #[inline]
+    fn delivers_interrupts(&self) -> bool {
+        self.capability.delivers()
+    }
+
+    fn offer(&mut self, requested: u8, in_service: u8) {
+        if self.capability.delivers() {
+            let status = u64::from(in_service) << 8 | u64::from(requested);
+            self.on_structure(|_| write(field::GUEST_INTERRUPT_STATUS, status));
+        }
+    }
+
+    fn watch_priority(&mut self, below: Option<u8>) {
+        if !self.capability.delivers() {
+            // Not above the priority that there is: entries check that (section 27.2.1.1).
+            let below = below.unwrap_or(0).min(self.get(Reg::Cr8) as u8);
+            self.on_structure(|_| write(field::TPR_THRESHOLD, below.into()));
+        }
+    }
+
+    fn set_deadline(&mut self, deadline: Option<TscTicks>) -> bool {
+        let timer = self.capability.timer.is_some();
+        let deadline = deadline.filter(|_| timer).map_or(0, |deadline| deadline.raw().max(1));
+        if (deadline != 0) != (self.deadline != 0) {
+            let bit = if deadline != 0 { Pin::PREEMPTION_TIMER.bits() } else { 0 };
+            write(field::PIN_CONTROLS, (self.capability.pin | bit).into());
+        }
+        self.deadline = deadline;
+        deadline != 0
+    }
+
     fn reset(&mut self) {
         self.gprs = Gprs::default();
         self.vector.reset();
         self.debug = DebugRegisters::default();
         self.msrs = SwitchedMsrs::default();
         self.cr2 = 0;
-        self.cr8 = 0;
         self.on_structure(|vcpu| {
             for segment in segment::ALL {
                 segment::write(segment, segment::at_reset(segment));

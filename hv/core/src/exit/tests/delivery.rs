@@ -129,18 +129,93 @@ fn two_interrupts_go_in_one_after_the_other() {
 }
 
 #[test]
-fn a_task_priority_is_looked_at_on_each_exit() {
+fn a_lower_task_priority_lets_in_what_it_held() {
     let bench = with_callback();
+    let watched = |bench: &Bench| bench.with(|context, _| context.hw.watched);
     enable_apic(&bench);
     bench.with(|context, _| context.hw.set(Reg::Cr8, 5));
     bench.vcpu.posted.vector(0x51);
     bench.vcpu.attention.raise(Reason::APIC);
     deliver_now(&bench);
-    assert_eq!(bench.injected(), None);
-    assert!(bench.vcpu.attention.is_wanted());
-    bench.with(|context, _| context.hw.set(Reg::Cr8, 0));
+    assert_eq!((bench.injected(), watched(&bench)), (None, Some(5)));
+    assert!(!bench.vcpu.attention.is_wanted(), "until it is lowered nothing is to be looked at");
+    // One of a higher class comes at once, and the other is still waited for.
+    bench.vcpu.posted.vector(0x61);
+    bench.vcpu.attention.raise(Reason::APIC);
     deliver_now(&bench);
-    assert_eq!(bench.injected(), Some(Event::interrupt(0x51)));
+    assert_eq!((bench.injected(), watched(&bench)), (Some(Event::interrupt(0x61)), Some(5)));
+    bench.with(|context, bench| {
+        let effect = context.apic.mmio_write(0xb0, 0, moment(bench));
+        act(context, bench, effect);
+    });
+    bench.with(|context, _| context.hw.set(Reg::Cr8, 4));
+    assert_eq!(bench.exit(Exit::Priority), Resume::Continue);
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), watched(&bench)), (Some(Event::interrupt(0x51)), None));
+    // The same by the instruction's own exit.
+    bench.with(|context, bench| {
+        let effect = context.apic.mmio_write(0xb0, 0, moment(bench));
+        act(context, bench, effect);
+        context.hw.set(Reg::Cr8, 15);
+    });
+    bench.vcpu.posted.vector(0x71);
+    bench.vcpu.attention.raise(Reason::APIC);
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), watched(&bench)), (None, Some(7)));
+    bench.with(|context, _| context.hw.gprs.rax = 0);
+    let write = crate::hw::ControlAccess { register: 8, write: true, gpr: 0 };
+    assert_eq!(bench.exit(Exit::Control(write)), Resume::Continue);
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), watched(&bench)), (Some(Event::interrupt(0x71)), None));
+}
+
+#[test]
+fn hardware_that_delivers_is_told_and_nothing_is_put_in() {
+    let bench = with_callback();
+    bench.with(|context, _| context.hw.delivers = true);
+    let offered = |bench: &Bench| bench.with(|context, _| context.hw.offered.take());
+    bench.vcpu.posted.vector(0x31);
+    enable_apic(&bench);
+    bench.vcpu.posted.vector(0x52);
+    bench.vcpu.attention.raise(Reason::APIC);
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), window(&bench), offered(&bench)), (None, None, Some((0x52, 0))));
+    // The hardware delivers it, and the guest ends it through the page, with an exit.
+    let page = bench.with(|context, _| Arc::clone(context.apic.page()));
+    page.set(0x22, 0);
+    page.set(0x12, 1 << 0x12);
+    assert_eq!(bench.exit(Exit::ApicWritten(0xb0)), Resume::Continue);
+    deliver_now(&bench);
+    assert_eq!(offered(&bench), Some((0x31, 0)));
+    // The call-back does not go through the APIC, and leaves it alone.
+    bench.mark();
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), offered(&bench)), (Some(Event::interrupt(0xf3)), None));
+    // An upcall vector does.
+    bench.vcpu.set_upcall_vector(0x40);
+    bench.mark();
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), offered(&bench)), (None, Some((0x40, 0))));
+    // What waits ends a halt, and no task priority is watched.
+    assert_eq!(bench.exit(Exit::Halt), Resume::Continue);
+    bench.with(|context, _| context.hw.set(Reg::Cr8, 15));
+    deliver_now(&bench);
+    bench.with(|context, _| assert_eq!(context.hw.watched, None));
+    assert_eq!(bench.exit(Exit::Halt), Resume::Block);
+    bench.with(|context, _| context.reset());
+    assert_eq!(offered(&bench), Some((0, 0)));
+}
+
+#[test]
+fn the_end_of_an_interrupt_is_told_to_hardware_that_delivers() {
+    let bench = with_callback();
+    enable_apic(&bench);
+    bench.vcpu.attention.take(Reason::all());
+    assert_eq!(bench.exit(Exit::ApicWritten(0xb0)), Resume::Continue);
+    assert!(!bench.vcpu.attention.is_wanted());
+    bench.with(|context, _| context.hw.delivers = true);
+    assert_eq!(bench.exit(Exit::ApicWritten(0xb0)), Resume::Continue);
+    assert_eq!(bench.vcpu.attention.peek(), Reason::APIC);
 }
 
 #[test]
@@ -172,6 +247,11 @@ fn a_non_maskable_interrupt_goes_first_and_does_not_care() {
     bench.vcpu.attention.raise(Reason::NMI);
     deliver_now(&bench);
     assert_eq!((bench.injected(), window(&bench)), (None, Some(Window::Nmi)), "one at a time");
+    // A window for something else does not let it in: the handler has not returned.
+    assert_eq!(bench.exit(Exit::WindowOpen), Resume::Continue);
+    deliver_now(&bench);
+    assert_eq!((bench.injected(), window(&bench)), (None, Some(Window::Nmi)), "it would nest");
+    bench.with(|context, _| context.hw.blocks_nmi = false);
     assert_eq!(bench.exit(Exit::WindowOpen), Resume::Continue);
     deliver_now(&bench);
     assert_eq!(bench.injected(), Some(Event::NMI));
@@ -224,4 +304,11 @@ fn reasons_are_taken_one_by_one() {
     assert_eq!(attention.peek(), Reason::FLUSH);
     assert_eq!(attention.take(Reason::all()), Reason::FLUSH);
     assert!(!attention.is_wanted());
+}
+
+#[test]
+fn a_machine_check_ends_the_domain_under_which_it_came() {
+    let bench = with_callback();
+    assert_eq!(bench.exit(Exit::MachineCheck), Resume::Crash(GuestFault::MachineCheck));
+    assert!(std::format!("{}", GuestFault::MachineCheck).contains("machine check"));
 }
