@@ -6,7 +6,6 @@
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use core::time::Duration;
 
 use pv_abi::call::{MulticallEntry, number};
 use pv_abi::control::Created;
@@ -16,57 +15,15 @@ use pv_abi::{DomainId, Gfn, GrantRef, GuestPhys, GuestVirt, version};
 
 use super::Samples;
 use super::partner::Partner;
-use super::report::Figure;
+use super::take::Bench;
 use crate::arch::instr;
-use crate::figures::Meter;
 use crate::mm::{self, PAGE, special};
 use crate::shell::command::{Args, Failure, Outcome};
-use crate::task;
 use crate::xen::platform::Pages;
 use crate::xen::{self, clock, events, grants, hv, sched, stub};
 
 /// When the handler of the event to self began.
 static HANDLED: AtomicU64 = AtomicU64::new(0);
-
-/// How long what was printed before may take to get out of the way.
-const SETTLE: Duration = Duration::from_millis(20);
-
-/// Takes samples, with what the hypervisor counted meanwhile. Nothing is printed before the end: the console's back end
-/// would take its part of the time.
-struct Bench {
-    n: usize,
-    meter: Option<Meter>,
-    figures: Vec<Figure>,
-}
-
-impl Bench {
-    /// `share` of the samples asked for, of `work`.
-    fn take(&mut self, name: &str, batch: usize, share: usize, mut work: impl FnMut()) {
-        self.of(name, batch, share, || {
-            let before = instr::rdtsc();
-            work();
-            instr::rdtsc() - before
-        });
-    }
-
-    /// As [`Bench::take`], but `work` does the measuring.
-    fn of(&mut self, name: &str, batch: usize, share: usize, mut work: impl FnMut() -> u64) {
-        let n = (self.n / share).max(8);
-        // Warm before anything is counted.
-        (0..n / 10 + 1).for_each(|_| {
-            work();
-        });
-        let before = self.meter.as_ref().and_then(Meter::read);
-        let samples = Samples::of(n, &mut work);
-        let counted =
-            self.meter.as_ref().zip(before.as_ref()).and_then(|(meter, before)| meter.since(before));
-        let mut figure = Figure::new("micro", name, n as u64);
-        if batch > 1 {
-            figure = figure.with("batch", batch);
-        }
-        self.figures.push(figure.total("ticks", samples.sum()).samples(&samples).counted(counted.as_ref()));
-    }
-}
 
 /// Runs all of them.
 pub async fn run(mut args: Args) -> Outcome {
@@ -75,10 +32,9 @@ pub async fn run(mut args: Args) -> Outcome {
     args.at_most(1)?;
     let me = xen::identity().domain.unwrap_or(DomainId::DOM0);
     let partner = Partner::find(partner).await;
-    task::sleep(SETTLE).await;
-    let mut bench = Bench { n, meter: Meter::new(), figures: Vec::new() };
+    let mut bench = Bench::new("micro", n).await;
     let done = services(&mut bench, me, partner);
-    bench.figures.iter().for_each(Figure::print);
+    bench.print();
     done
 }
 
@@ -103,7 +59,7 @@ fn services(bench: &mut Bench, me: DomainId, partner: Option<Partner>) -> Outcom
     let own = Pages::new(32)?;
     with_granted(me, &own, |refs| mapping(bench, "grant-map-unmap-own", me, refs))??;
     give_and_take(bench);
-    make_and_destroy(bench);
+    make_and_destroy(bench, "spare");
     if let Some(partner) = partner {
         bench.take("event-ping-pong", 1, 1, || partner.ping());
         partner.yielding(|| bench.take("vcpu-switch-twice", 1, 1, sched::yield_now));
@@ -123,7 +79,7 @@ fn wait_for_handler() {
     }
 }
 
-fn event_to_self(bench: &mut Bench) -> Outcome {
+pub fn event_to_self(bench: &mut Bench) -> Outcome {
     let here = events::alloc_unbound(DomainId::SELF)?;
     let there = match events::bind_interdomain(DomainId::SELF, here) {
         Ok(port) => port,
@@ -220,7 +176,11 @@ fn memory_copy(bench: &mut Bench) -> Outcome {
 }
 
 /// Pages of ours, granted to `whom` for the time of `work`.
-fn with_granted<R>(whom: DomainId, pages: &Pages, work: impl FnOnce(&[GrantRef]) -> R) -> Result<R, Failure> {
+pub fn with_granted<R>(
+    whom: DomainId,
+    pages: &Pages,
+    work: impl FnOnce(&[GrantRef]) -> R,
+) -> Result<R, Failure> {
     let first = pages.phys() / PAGE;
     let count = (pages.len() as u64) / PAGE;
     let mut refs = Vec::new();
@@ -270,11 +230,12 @@ fn copies(bench: &mut Bench, me: DomainId) -> Outcome {
 }
 
 /// Maps pages that `owner` granted, one or all of them in a call, and unmaps them again.
-fn mapping(bench: &mut Bench, name: &str, owner: DomainId, refs: &[GrantRef]) -> Outcome {
+pub fn mapping(bench: &mut Bench, name: &str, owner: DomainId, refs: &[GrantRef]) -> Outcome {
     let most = refs.len();
     let first = special::allocate(most as u64).ok_or_else(|| Failure::because("no free frame numbers"))?;
     let mut failed = None;
-    for count in [1, most] {
+    let batches = [1, most];
+    for &count in if most > 1 { &batches[..] } else { &batches[..1] } {
         let place = |i: usize| GuestPhys::new((first + i as u64) * PAGE);
         let mut maps: Vec<MapGrantRef> = (0..count)
             .map(|i| MapGrantRef {
@@ -304,7 +265,7 @@ fn mapping(bench: &mut Bench, name: &str, owner: DomainId, refs: &[GrantRef]) ->
     Ok(())
 }
 
-fn give_and_take(bench: &mut Bench) {
+pub fn give_and_take(bench: &mut Bench) {
     let Ok(pages) = Pages::new(1) else { return };
     let gfn = [Gfn::new(pages.phys() / PAGE)];
     let reservation = Reservation {
@@ -332,14 +293,14 @@ fn give_and_take(bench: &mut Bench) {
     }
 }
 
-/// Makes the domain of the section `spare` and destroys it, where this domain may.
-fn make_and_destroy(bench: &mut Bench) {
-    const TIMES: u64 = 8;
+/// Makes the domain of a section and destroys it, where this domain may.
+pub fn make_and_destroy(bench: &mut Bench, section: &str) {
+    const TIMES: u64 = 4;
     let (mut made, mut destroyed) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
         let mut created = Created::default();
         let before = instr::rdtsc();
-        if stub::control_create(hv(), b"spare", &mut created).is_err() {
+        if stub::control_create(hv(), section.as_bytes(), &mut created).is_err() {
             return;
         }
         let between = instr::rdtsc();
@@ -353,7 +314,7 @@ fn make_and_destroy(bench: &mut Bench) {
     }
     for (name, values) in [("domain-create", made), ("domain-destroy", destroyed)] {
         let samples = Samples::from(values);
-        let figure = Figure::new("micro", name, TIMES);
-        bench.figures.push(figure.total("ticks", samples.sum()).samples(&samples));
+        let figure = bench.figure(name, TIMES).with("section", section);
+        bench.push(figure.total("ticks", samples.sum()).samples(&samples));
     }
 }

@@ -8,6 +8,8 @@ pub mod boot;
 mod micro;
 mod partner;
 pub mod report;
+mod scale;
+mod take;
 
 use alloc::vec::Vec;
 
@@ -18,7 +20,7 @@ use crate::shell::command::{Args, Command, Failure, Outcome};
 /// The table.
 pub const COMMANDS: &[Command] = &[command!(
     bench,
-    "bench micro [n=1000] | blk [DISK] [bs=4K] [depth=N] [n=N] [write] | boot | partner DOMAIN; [raw]",
+    "bench micro [n=1000] | blk [DISK] [bs=4K] [depth=N] [n=N] [write] | boot | scale … | partner DOMAIN; [raw]",
     "measures what the hypervisor's services cost, or requests of a disk (`write` spoils its contents)"
 )];
 
@@ -28,8 +30,9 @@ async fn bench(mut args: Args) -> Outcome {
         Some("micro") => micro::run(args).await,
         Some("blk") => blk::run(args).await,
         Some("boot") => boot::run(args).await,
+        Some("scale") => scale::run(args).await,
         Some("partner") => partner::run(args).await,
-        _ => Err(Failure::usage("micro, blk, boot or partner?")),
+        _ => Err(Failure::usage("micro, blk, boot, scale or partner?")),
     }
 }
 

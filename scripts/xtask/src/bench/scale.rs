@@ -1,9 +1,68 @@
-//! How costs grow with the number of things.
+//! How costs grow with the number of things: the machines.
 
+use super::figure::Lane;
 use super::suite::Job;
+use crate::bundle::Domain;
 use anyhow::Result;
 
-/// The jobs.
-pub fn jobs(_quick: bool) -> Result<Vec<Job>> {
-    Ok(Vec::new())
+/// Memory of a domain that does nothing but be there.
+const IDLE_MEMORY: u64 = 24;
+/// What everything else takes, in MiB.
+const OTHERS: u64 = 512;
+
+/// The jobs: ports, grants and memory in one machine; guests and vCPUs in one each.
+pub fn jobs(quick: bool) -> Result<Vec<Job>> {
+    let mut jobs = vec![things(quick)?];
+    let (guests, vcpus): (&[u32], &[u32]) =
+        if quick { (&[1, 8], &[1, 4]) } else { (&[1, 4, 16, 32, 64], &[1, 2, 4, 8, 16]) };
+    for count in guests {
+        jobs.push(with_guests(*count)?);
+    }
+    for count in vcpus {
+        jobs.push(with_vcpus(*count)?);
+    }
+    Ok(jobs)
+}
+
+fn job(name: &str, commands: &str) -> Result<Job> {
+    Job::new(name, Lane::Counted, commands)?.without_device()?.without("create=")
+}
+
+/// More and more ports, grants, and memory of a domain that is made.
+fn things(quick: bool) -> Result<Job> {
+    let (ports, grants, sizes): (&str, &str, &[u64]) = if quick {
+        ("1,1024", "1,1024", &[128, 512])
+    } else {
+        ("1,16,256,1024,4000", "1,256,4096,16384,65000", &[128, 256, 512, 1024, 2048, 4096, 8192])
+    };
+    let names: Vec<String> = sizes.iter().map(|size| format!("m{size}")).collect();
+    let commands = format!("bench scale ports={ports} grants={grants} create={} raw", names.join(","));
+    let mut job = job("scale of ports, grants, memory", &commands)?;
+    for (name, size) in names.into_iter().zip(sizes) {
+        job.set.domains.insert(name, Domain::bare("victim-spin", format!("{size}M")));
+    }
+    job.memory = (OTHERS + sizes.iter().max().unwrap_or(&0)) << 20;
+    Ok(job)
+}
+
+/// So many guests that wait for ever beside the one that measures.
+fn with_guests(count: u32) -> Result<Job> {
+    let commands = format!("bench scale what=guests count={count} raw");
+    let mut job = job(&format!("scale: {count} guests"), &commands)?;
+    let names: Vec<String> = (1..count).map(|number| format!("idle{number}")).collect();
+    for name in &names {
+        let mut guest = Domain::bare("pv-guest-kernel", format!("{IDLE_MEMORY}M"));
+        guest.cmdline = "role=guest log=error".into();
+        job.set.domains.insert(name.clone(), guest);
+    }
+    job.memory = (OTHERS + IDLE_MEMORY * u64::from(count) * 5 / 4) << 20;
+    if names.is_empty() { Ok(job) } else { job.control(&format!("create={}", names.join(","))) }
+}
+
+/// A guest with so many vCPUs, of which all but one wait.
+fn with_vcpus(count: u32) -> Result<Job> {
+    let commands = format!("bench scale what=vcpus count={count} raw");
+    let mut job = job(&format!("scale: {count} vCPUs"), &commands)?;
+    job.set.guest()?.vcpus = count;
+    Ok(job)
 }

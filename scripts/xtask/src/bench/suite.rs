@@ -32,7 +32,7 @@ const SET: &str = "scripts/domains/benchmark.toml";
 
 impl Job {
     /// A guest of the benchmark's set that runs `commands`.
-    fn new(name: &str, lane: Lane, commands: &str) -> Result<Job> {
+    pub fn new(name: &str, lane: Lane, commands: &str) -> Result<Job> {
         let mut set = DomainSet::read(&crate::workspace::root().join(SET))?;
         set.guest()?.cmdline = "role=guest name=guest".into();
         run::add_commands(&mut set, commands)?;
@@ -41,13 +41,13 @@ impl Job {
     }
 
     /// Adds words to the command line of dom0.
-    fn control(mut self, words: &str) -> Result<Job> {
+    pub fn control(mut self, words: &str) -> Result<Job> {
         bundle::append(&mut self.set.control()?.cmdline, words);
         Ok(self)
     }
 
     /// Leaves the machine's disk and the driver domain's own reads of it out: no device's time is in the way.
-    fn without_device(mut self) -> Result<Job> {
+    pub fn without_device(mut self) -> Result<Job> {
         self.disk = false;
         for disk in &mut self.set.guest()?.disk {
             if disk.starts_with("machine") {
@@ -58,7 +58,7 @@ impl Job {
     }
 
     /// Takes a word off the command line of dom0.
-    fn without(mut self, word: &str) -> Result<Job> {
+    pub fn without(mut self, word: &str) -> Result<Job> {
         let control = self.set.control()?;
         let kept: Vec<&str> = control.cmdline.split(' ').filter(|other| !other.starts_with(word)).collect();
         control.cmdline = kept.join(" ");

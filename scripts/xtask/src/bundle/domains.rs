@@ -62,6 +62,13 @@ pub struct Domain {
     pub vif: Vec<String>,
 }
 
+impl Domain {
+    /// A domain with one vCPU and nothing else, started by nobody.
+    pub fn bare(kernel: &str, memory: String) -> Domain {
+        Domain { kernel: kernel.into(), memory, vcpus: one(), start: "manual".into(), ..Domain::default() }
+    }
+}
+
 fn one() -> u32 {
     1
 }

@@ -3,7 +3,7 @@
 mod cpio;
 mod domains;
 
-pub use domains::{DomainSet, append};
+pub use domains::{Domain, DomainSet, append};
 
 use crate::build::Images;
 use anyhow::{Context, Result};
