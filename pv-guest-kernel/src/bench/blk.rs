@@ -192,6 +192,7 @@ async fn one(disk: &Disk, plan: Plan, meter: Option<&Meter>) -> Outcome {
         .with("disk", &info.name)
         .with("size", bytes)
         .with("depth", depth)
+        .with_some("queues", crate::cmdline::value("blk-queues"))
         .total("ticks", ticks)
         .total("ns", ns)
         .total("bytes", n * bytes)

@@ -71,6 +71,15 @@ impl Figure {
         self
     }
 
+    /// Says more, if there is more to say.
+    #[must_use]
+    pub fn with_some(self, key: &'static str, word: Option<impl Display>) -> Self {
+        match word {
+            Some(word) => self.with(key, word),
+            None => self,
+        }
+    }
+
     /// Adds a total over all operations.
     #[must_use]
     pub fn total(mut self, key: &str, value: u64) -> Self {

@@ -145,6 +145,9 @@ pub struct Run {
     /// The domain set [default: scripts/domains/default.toml]
     #[arg(long, value_name = "FILE")]
     pub domains: Option<PathBuf>,
+    /// Writes the latest exits, hypercalls, events and switches of every CPU as a file for Perfetto
+    #[arg(long, value_name = "FILE", requires = "exec")]
+    pub trace: Option<PathBuf>,
     /// Words for the hypervisor's command line, behind those of the domain set
     #[arg(long, value_name = "STRING")]
     pub hv_cmdline: Option<String>,

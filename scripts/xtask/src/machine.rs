@@ -2,6 +2,7 @@
 
 use crate::emulator::{Config, Started};
 use crate::terminal::{self, Quit, Raw};
+use crate::trace;
 use anyhow::Result;
 use std::io::{Read, Write};
 use std::process::ExitStatus;
@@ -145,9 +146,47 @@ fn read_output(mut output: Box<dyn Read + Send>, events: mpsc::Sender<Event>) {
     });
 }
 
+/// Keeps the lines of the trace from the user: they are for a file.
+#[derive(Default)]
+struct Filter {
+    /// The line so far, while it may yet be one of the trace; nothing once it is known to be another.
+    held: Option<Vec<u8>>,
+    /// In the middle of a line.
+    inside: bool,
+}
+
+impl Filter {
+    /// What of these bytes is to be shown.
+    fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut shown = Vec::new();
+        for &byte in bytes {
+            if !self.inside {
+                self.inside = true;
+                self.held = Some(Vec::new());
+            }
+            match &mut self.held {
+                Some(held) => {
+                    held.push(byte);
+                    let compared = held.len().min(trace::PREFIX.len());
+                    if held[..compared] != trace::PREFIX.as_bytes()[..compared] {
+                        shown.append(held);
+                        self.held = None;
+                    }
+                }
+                None => shown.push(byte),
+            }
+            if byte == b'\n' {
+                self.inside = false;
+            }
+        }
+        shown
+    }
+}
+
 /// Reads the console along, for the lines that tell of the end.
 struct Watch {
     shown: bool,
+    filter: Filter,
     console: Vec<u8>,
     line: usize,
     end: Option<End>,
@@ -155,14 +194,15 @@ struct Watch {
 
 impl Watch {
     fn new(shown: bool) -> Watch {
-        Watch { shown, console: Vec::new(), line: 0, end: None }
+        Watch { shown, filter: Filter::default(), console: Vec::new(), line: 0, end: None }
     }
 
     /// Takes output in; returns whether the machine's end has just become known.
     fn take(&mut self, bytes: &[u8]) -> bool {
         if self.shown {
+            let text = self.filter.pass(bytes);
             let mut out = std::io::stdout().lock();
-            let _ = out.write_all(bytes).and_then(|()| out.flush());
+            let _ = out.write_all(&text).and_then(|()| out.flush());
         }
         self.console.extend_from_slice(bytes);
         let mut news = false;
@@ -198,6 +238,16 @@ fn judge(line: &str) -> Option<End> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_the_trace_are_not_shown() {
+        let mut filter = Filter::default();
+        let shown: Vec<u8> = [&b"a (trace) b\r\n(tra"[..], b"ce) 1 2\r\n(hv) x\n(t", b"x\n\n$ "]
+            .iter()
+            .flat_map(|bytes| filter.pass(bytes))
+            .collect();
+        assert_eq!(String::from_utf8_lossy(&shown), "a (trace) b\r\n(hv) x\n(tx\n\n$ ");
+    }
 
     #[test]
     fn the_last_line_gives_the_status() {

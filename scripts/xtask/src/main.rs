@@ -17,6 +17,7 @@ mod say;
 mod setup;
 mod terminal;
 mod test;
+mod trace;
 mod workspace;
 
 use clap::Parser;

@@ -5,7 +5,7 @@ use crate::bundle::{self, DomainSet};
 use crate::cli::{self, Emulator};
 use crate::emulator::{self, Boot, Config};
 use crate::machine::{self, Console, End};
-use crate::{disk, image, say, workspace};
+use crate::{disk, image, say, trace, workspace};
 use anyhow::{Context, Result, ensure};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,10 @@ pub fn verb(options: &cli::Run) -> Result<u8> {
         options.machine.verbose,
     )?;
     say::step(format!("{} (after {:.1} s)", report.end, report.took.as_secs_f64()));
+    if let Some(file) = &options.trace {
+        let count = trace::write(&report.console, file)?;
+        say::step(format!("{count} records of the trace are in {}", file.display()));
+    }
     Ok(match report.end {
         End::PowerOff(status) => u8::try_from(status).unwrap_or(u8::MAX),
         End::Quit | End::Reset => 0,
@@ -82,6 +86,10 @@ pub fn domain_set(options: &cli::Run, disks: usize) -> Result<DomainSet> {
     let mut set = DomainSet::read(&options.domains.clone().unwrap_or_else(default_domains))?;
     if let Some(words) = &options.hv_cmdline {
         set.add_to_hv(words);
+    }
+    if options.trace.is_some() {
+        set.add_to_hv(trace::HV_WORD);
+        bundle::append(&mut set.control()?.cmdline, trace::DOM0_WORD);
     }
     set.check_disks(disks)?;
     if let Some(kernel) = &options.kernel {

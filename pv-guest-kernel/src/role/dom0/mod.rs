@@ -3,7 +3,8 @@
 //! Words on the command line: `until=guests` ends the machine when all guests have ended; `console=NAME` brings a
 //! guest's console to the foreground; `create=NAME,…` makes guests of sections with `start = "manual"` before all
 //! others, which `until=` does not wait for; `direct=DISK` reads a disk itself first and prints what that took
-//! (`figures=raw`: in lines for a program); `figures=boot` tells when this kernel began; `ip=` (`10.0.0.254/24`, or
+//! (`figures=raw`: in lines for a program); `figures=boot` tells when this kernel began; `trace=dump`
+//! prints the hypervisor's trace before the machine ends; `ip=` (`10.0.0.254/24`, or
 //! `dhcp`) gives this domain an address on its own bridge; `serve=iperf` waits there for clients of `iperf`; `exec=`
 //! runs commands here and then ends the machine with their status.
 
@@ -15,6 +16,7 @@ mod network;
 mod store;
 mod switch;
 mod toolstack;
+mod trace;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

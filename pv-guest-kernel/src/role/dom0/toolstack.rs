@@ -249,6 +249,9 @@ impl Toolstack {
         let left = self.guests.lock().values().filter(|guest| guest.counts).count();
         if self.until == Until::Guests && left == 0 {
             let status = *self.worst.lock();
+            if crate::cmdline::value("trace") == Some("dump") {
+                super::trace::dump();
+            }
             crate::console::flush();
             let _ = stub::control_power(hv(), POWER_OFF, status as u32);
         }

@@ -88,6 +88,7 @@ fn reads<'a>(document: &'a Document, load: &'a str) -> impl Iterator<Item = &'a 
             && figure.area == "blk"
             && figure.name == load
             && figure.is("disk", MEMORY_DISK)
+            && !figure.words.contains_key("queues")
     })
 }
 

@@ -117,9 +117,18 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
         Area::Blk => {
             let counted = Job::new("blk", Lane::Counted, &disk_commands(MEMORY_DISK, quick, 256))?;
             // How long a device takes is not counted: what it is asked in full, the memory disk is asked for.
+            let mut some = Vec::new();
+            for queues in if quick { &[4][..] } else { &[2, 4] } {
+                let name = format!("blk with {queues} queues");
+                let mut job = Job::new(&name, Lane::Counted, &disk_commands(MEMORY_DISK, true, 256))?;
+                bundle::append(&mut job.set.guest()?.cmdline, &format!("blk-queues={queues}"));
+                some.push(job.without_device()?);
+            }
             let device = Job::new("blk of a device", Lane::Device, &disk_commands(DEVICE, true, 256))?;
             let wall = Job::new("blk by the clock", Lane::Wall, CLOCK)?;
-            vec![counted.without_device()?, device.control("figures=raw")?, wall.control("figures=raw")?]
+            some.insert(0, counted.without_device()?);
+            some.extend([device.control("figures=raw")?, wall.control("figures=raw")?]);
+            some
         }
         Area::Net => {
             let mut job = Job::new("net", Lane::Counted, "bench net raw")?;

@@ -161,6 +161,7 @@ impl Source {
         let disk = |load: &str, size: u64, depth: u64| {
             find("blk", load, &|figure| {
                 figure.is("disk", MEMORY_DISK)
+                    && !figure.words.contains_key("queues")
                     && figure.word("size") == Some(size)
                     && figure.word("depth") == Some(depth)
             })
