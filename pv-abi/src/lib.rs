@@ -23,6 +23,7 @@ pub mod elfnote;
 pub mod errno;
 pub mod event;
 pub mod grant;
+pub mod guest;
 pub mod hvm;
 pub mod ia32;
 pub mod ids;

@@ -6,6 +6,7 @@
 //! does a row for which the dispatcher finds no handler.
 
 pub mod args;
+pub mod elsewhere;
 pub mod number;
 mod table;
 

@@ -5,7 +5,9 @@
 pub const OWN: &[(&str, &str)] = &[
     ("control::*", "our own interface"),
     ("manifest::*", "our own file format"),
+    ("guest::*", "a start for guests"),
     ("transport::*", "how calls are made, not what they carry"),
+    ("call::elsewhere::*", "what other software knows of the table"),
     ("call::args::*", "kinds of argument of the table"),
     ("call::Row", "the table itself"),
     ("call::ArgInfo", "the table itself"),

@@ -16,9 +16,14 @@ pub fn crash() -> ! {
     shutdown(reason::CRASH)
 }
 
-/// Ends the domain with an exit status, which the toolstack reads in XenStore; status 0 means success.
+/// Ends the domain with an exit status, which the toolstack reads in XenStore and, where there is
+/// none, the console shows; status 0 means success.
 pub async fn exit(status: i32) -> ! {
-    crate::xen::store::write_exit_status(status).await;
+    if super::store::is_there() {
+        super::store::write_exit_status(status).await;
+    } else {
+        crate::println!("exit status {status}");
+    }
     crate::console::flush();
     shutdown(reason::POWEROFF)
 }

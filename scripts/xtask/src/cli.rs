@@ -30,6 +30,8 @@ pub enum Verb {
     Bench(Bench),
     /// Makes an ISO that boots on real machines, from BIOS and from UEFI
     Image(Image),
+    /// Boots our guest kernel on another hypervisor, and compares
+    Peer(Peer),
     /// Writes the parts of the book that are made from the code
     Docs(Docs),
 }
@@ -220,6 +222,49 @@ pub struct Bench {
 
 fn repetitions(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|count| (1..=100).contains(count)).ok_or_else(|| "a number from 1 to 100".into())
+}
+
+/// The other hypervisors that guests of ours are tried on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Hypervisor {
+    /// Debian's Xen 4.17
+    Xen,
+}
+
+/// What `peer` does there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Part {
+    /// Every conformance guest as the first domain, beside the same guest here
+    Selftests,
+    /// The guest kernel below a Linux that serves its disk and its network
+    Domu,
+}
+
+/// Options of `peer`.
+#[derive(Args)]
+pub struct Peer {
+    /// The other hypervisor
+    pub hypervisor: Hypervisor,
+    /// Only this part
+    pub part: Option<Part>,
+    /// Shell commands, separated by `;`: the guest kernel runs them as the first domain, and nothing else is done
+    #[arg(long, value_name = "COMMANDS", conflicts_with = "part")]
+    pub exec: Option<String>,
+    /// A kernel to boot as the first domain, instead of all else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["part", "exec"])]
+    pub kernel: Option<PathBuf>,
+    /// The command line of that kernel
+    #[arg(long, value_name = "STRING", requires = "kernel")]
+    pub cmdline: Option<String>,
+    /// Lets virtual time follow executed instructions, with --exec or --kernel
+    #[arg(long)]
+    pub icount: bool,
+    /// Writes the table into the book
+    #[arg(long)]
+    pub docs: bool,
+    /// Prints the emulators' command lines
+    #[arg(long, short)]
+    pub verbose: bool,
 }
 
 /// Options of `docs`.

@@ -3,6 +3,8 @@
 use crate::test::Verdict;
 use crate::{cli, say, workspace};
 use anyhow::{Context, Result};
+use pv_abi::Privilege;
+use pv_abi::call::elsewhere::STRUCTURES;
 use pv_abi::call::{ROWS, Row, number};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -48,6 +50,7 @@ fn hypercalls() -> String {
          negative one is an error. Every other register is preserved. Where a call has a sub-operation, that is the first\n\
          argument. Any call may return `ENOSYS` (no such call), `EFAULT` (a bad pointer) and `EPERM` (a missing role).\n",
     );
+    text += "\nThe tables at the end say which calls and structures [real Xen and Linux know](#here-and-elsewhere).\n";
     let mut rows: Vec<&Row> = ROWS.iter().collect();
     rows.sort_by_key(|row| (row.number, row.sub));
     let mut current = None;
@@ -58,7 +61,33 @@ fn hypercalls() -> String {
         }
         entry(&mut text, row);
     }
+    elsewhere(&mut text);
     text
+}
+
+/// Writes the tables of calls and structures: here, on Xen, in Linux.
+fn elsewhere(text: &mut String) {
+    text.push_str(
+        "\n## Here and elsewhere\n\n\
+         Of Xen 4.17: what a PVH guest gets from it; the self-test `conf-hypercalls` compares this column with what Xen\n\
+         answers to its first domain. Of Linux 6.1: whether its x86-64 kernel makes the call as a PVH guest (*yes*), only as\n\
+         first domain or in a back end (*driver domain*), or only as another kind of guest (*not as PVH*).\n\n\
+         | call | here, for | on Xen 4.17 | used by Linux |\n|---|---|---|---|\n",
+    );
+    let mut rows: Vec<&Row> = ROWS.iter().collect();
+    rows.sort_by_key(|row| (row.number, row.sub));
+    for row in rows {
+        let (xen, linux) = row.call.elsewhere();
+        let who = match row.privilege {
+            Privilege::Guest => "every guest".to_owned(),
+            role => format!("role `{}`", format!("{role:?}").to_lowercase()),
+        };
+        let _ = writeln!(text, "| `{}` | {who} | {xen} | {linux} |", row.name);
+    }
+    text.push_str("\n| structure | here | on Xen 4.17 | used by Linux |\n|---|---|---|---|\n");
+    for (name, here, xen, linux) in STRUCTURES {
+        let _ = writeln!(text, "| {name} | {here} | {xen} | {linux} |");
+    }
 }
 
 /// Returns the name of a hypercall by its number.

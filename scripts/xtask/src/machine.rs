@@ -17,6 +17,10 @@ const REFUSED: &str = "(hv) cannot start: ";
 const RESET: &str = "(hv) reset";
 /// How the hypervisor begins its epitaph.
 const PANIC: &str = "(hv) panic";
+/// What real Xen says when its first domain has ended; it would then halt for ever.
+const XEN_ENDED: &str = "(XEN) Hardware Dom0 halted";
+/// What real Xen says when it, or its first domain, is broken.
+const XEN_BROKEN: [&str; 2] = ["(XEN) Hardware Dom0 crashed", "(XEN) Panic on CPU"];
 /// How long an emulator may take to end after the last line, and a broken hypervisor to finish its epitaph.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -40,6 +44,8 @@ pub enum End {
     Reset,
     /// The hypervisor could not start and said why.
     Refused(String),
+    /// The first domain of real Xen has ended.
+    Halted,
     /// The hypervisor found itself broken.
     Panic(String),
     /// The emulator ended without a word of the hypervisor.
@@ -56,6 +62,7 @@ impl std::fmt::Display for End {
             End::PowerOff(status) => write!(f, "power off, status {status}"),
             End::Reset => f.write_str("reset"),
             End::Refused(line) => write!(f, "the hypervisor could not start: {line}"),
+            End::Halted => f.write_str("Xen's first domain has ended"),
             End::Panic(line) => write!(f, "the hypervisor stopped: {line}"),
             End::Gone(status) => write!(f, "the emulator ended without a power-off ({status})"),
             End::TimedOut(limit) => write!(f, "no end within {} s", limit.as_secs()),
@@ -108,7 +115,9 @@ pub fn run(config: &Config, console: Console, limit: Option<Duration>, verbose: 
         match events.recv_timeout(wait) {
             Ok(Event::Output(bytes)) => {
                 if watch.take(&bytes) {
-                    deadline = Some(Instant::now() + LINGER);
+                    // Xen says so as the very last thing, and its machine stays.
+                    let linger = if watch.end == Some(End::Halted) { Duration::ZERO } else { LINGER };
+                    deadline = Some(Instant::now() + linger);
                 }
             }
             Ok(Event::Quit) => break watch.end.take().unwrap_or(End::Quit),
@@ -232,7 +241,11 @@ fn judge(line: &str) -> Option<End> {
     if line == RESET {
         return Some(End::Reset);
     }
-    line.starts_with(PANIC).then(|| End::Panic(line.to_owned()))
+    if line.starts_with(XEN_ENDED) {
+        return Some(End::Halted);
+    }
+    let is_broken = line.starts_with(PANIC) || XEN_BROKEN.iter().any(|sign| line.starts_with(sign));
+    is_broken.then(|| End::Panic(line.to_owned()))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod docs;
 mod emulator;
 mod image;
 mod machine;
+mod peer;
 mod process;
 mod run;
 mod say;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         cli::Verb::Bench(options) => bench::verb(&options),
         cli::Verb::Test(options) => test::verb(&options),
         cli::Verb::Docs(options) => docs::verb(&options),
+        cli::Verb::Peer(options) => peer::verb(&options),
         cli::Verb::Image(options) => image::verb(&options),
     };
     match done {

@@ -13,6 +13,8 @@ pub struct Images {
 
 /// The package of the guest kernel, and the name of its image.
 pub const GUEST_KERNEL: &str = "pv-guest-kernel";
+/// The package of the least guest, and the name of its image.
+pub const FIRST_GUEST: &str = "first-guest";
 
 impl Images {
     /// Builds the hypervisor and every image of the guest kernel's package.
@@ -24,6 +26,13 @@ impl Images {
         process::show(toolchain.cargo("build").args(["--release", "-p", GUEST_KERNEL, "--bins"]))
             .context("the guest kernel does not build")?;
         Ok(Images { toolchain })
+    }
+
+    /// Builds the least guest, and returns its image.
+    pub fn first_guest(&self) -> Result<PathBuf> {
+        process::show(self.toolchain.cargo("build").args(["--release", "-p", FIRST_GUEST]))
+            .context("the first guest does not build")?;
+        Ok(self.guest(FIRST_GUEST))
     }
 
     /// Returns the image of the hypervisor.

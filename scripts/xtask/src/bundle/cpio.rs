@@ -24,6 +24,18 @@ impl Archive {
         self.entry(name, content, self.files, 0o100_644)
     }
 
+    /// Appends a file that may be executed.
+    pub fn program(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        self.files += 1;
+        self.entry(name, content, self.files, 0o100_755)
+    }
+
+    /// Appends a folder, which must come before what is in it.
+    pub fn folder(&mut self, name: &str) -> Result<()> {
+        self.files += 1;
+        self.entry(name, &[], self.files, 0o040_755)
+    }
+
     /// Writes the end mark and returns the archive.
     pub fn finish(mut self) -> Result<Vec<u8>> {
         self.entry("TRAILER!!!", &[], 0, 0)?;

@@ -3,6 +3,7 @@
 mod cpio;
 mod domains;
 
+pub use cpio::Archive;
 pub use domains::{Domain, DomainSet, append};
 
 use crate::build::Images;

@@ -24,7 +24,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Returns the names of the conformance guests.
-fn guests() -> Vec<String> {
+pub fn guests() -> Vec<String> {
     let dir = workspace::root().join("pv-guest-kernel/src/bin");
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .into_iter()

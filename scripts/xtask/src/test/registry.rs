@@ -1,7 +1,8 @@
 //! The list of all cases, in the order in which they run: the cheap ones first.
 
 use super::{
-    Context, Verdict, bench, boot, conformance, disk, foreign, grub, isolation, net, repository, rust, tool,
+    Context, Verdict, bench, boot, conformance, disk, first_guest, foreign, grub, isolation, net, peer,
+    repository, rust, tool,
 };
 use anyhow::Result;
 
@@ -40,8 +41,10 @@ pub fn cases() -> Vec<Case> {
     cases.extend(bench::cases());
     cases.extend(disk::cases());
     cases.extend(net::cases());
+    cases.extend(first_guest::cases());
     cases.extend(foreign::cases());
     cases.extend(grub::cases());
+    cases.extend(peer::cases());
     cases.extend(isolation::cases());
     cases.extend(conformance::cases());
     cases

@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(120);
 fn help() -> Result<Verdict> {
     let all = xtask(&["--help"], SOON)?;
     ensure!(all.passed(), "--help ended with {:?}", all.code);
-    for verb in ["setup", "build", "run", "test", "image", "docs", "bench"] {
+    for verb in ["setup", "build", "run", "test", "image", "docs", "bench", "peer"] {
         ensure!(all.output.contains(verb), "--help does not name {verb}");
         let own = xtask(&[verb, "--help"], SOON)?;
         ensure!(

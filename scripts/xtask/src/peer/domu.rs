@@ -1,0 +1,190 @@
+//! The guest kernel as a guest of Xen below Debian's Linux, which serves its disk and its network.
+
+use super::{packages, xen};
+use crate::build::{GUEST_KERNEL, Images};
+use crate::bundle::Archive;
+use crate::machine::{Console, End, Report};
+use crate::test::Verdict;
+use crate::{process, run as run_verb, workspace};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What Linux runs first, its device scripts, and the guest's configuration.
+const INIT: &str = include_str!("../../../peer/init");
+const BLOCK: &str = include_str!("../../../peer/block");
+const VIF: &str = include_str!("../../../peer/vif-bridge");
+const GUEST: &str = include_str!("../../../peer/guest.cfg");
+
+/// What the guest is asked to do: `init` prints the checksums that it must see, and those it must have left.
+const COMMANDS: &str = "lsblk; sha256 xvda; ip 10.17.0.2/24; ping 10.17.0.1 count=2; wget http://10.17.0.1/file; \
+                        dd if=random of=xvda bs=64K count=64 seed=7; sha256 xvda";
+
+/// In the order in which they can be loaded.
+const MODULES: &[&str] = &[
+    "llc",
+    "stp",
+    "bridge",
+    "loop",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-privcmd",
+    "xenfs",
+    "xen-netback",
+    "xen-blkback",
+];
+
+const PROGRAMS: &[&str] =
+    &["xl", "xenstored", "xenconsoled", "xen-init-dom0", "xenstore-read", "xenstore-write"];
+
+/// What the programs need, by the names they ask for.
+const LIBRARIES: &[&str] = &[
+    "libbz2.so.1.0",
+    "libc.so.6",
+    "libfdt.so.1",
+    "libgcc_s.so.1",
+    "liblzma.so.5",
+    "liblzo2.so.2",
+    "libm.so.6",
+    "libnl-3.so.200",
+    "libnl-route-3.so.200",
+    "libuuid.so.1",
+    "libxencall.so.1",
+    "libxenctrl.so.4.17",
+    "libxendevicemodel.so.1",
+    "libxenevtchn.so.1",
+    "libxenforeignmemory.so.1",
+    "libxengnttab.so.1",
+    "libxenguest.so.4.17",
+    "libxenhypfs.so.1",
+    "libxenlight.so.4.17",
+    "libxenstore.so.4",
+    "libxentoolcore.so.1",
+    "libxentoollog.so.1",
+    "libxlutil.so.4.17",
+    "libyajl.so.2",
+    "libz.so.1",
+    "libzstd.so.1",
+];
+
+/// Boots Xen with Linux, has it start our guest, and judges what both say. Packages that cannot be had are a skip.
+pub fn run(images: &Images, console: Console, verbose: bool) -> Result<Verdict> {
+    let tools = match packages::hypervisor().and_then(|_| packages::tools()) {
+        Ok(tools) => tools,
+        Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
+    };
+    let ramdisk = workspace::products()?.join("peer-linux.cpio");
+    std::fs::write(&ramdisk, initial(&tools, &images.guest(GUEST_KERNEL))?)?;
+    let kernel = packages::file(&tools.join("boot"), "vmlinuz")?;
+    let options = xen::Options {
+        memory: 768 << 20,
+        // Time follows instructions, so that no time-out of xl or of the guest depends on this computer.
+        icount: true,
+        // QEMU's IRET reads the stack as the supervisor even from ring 3, which SMAP then refuses to a PV kernel.
+        xen: "smap=0 dom0_max_vcpus=1 guest_loglvl=warning".into(),
+        limit: Duration::from_secs(900),
+        console,
+        verbose,
+        ..xen::Options::default()
+    };
+    let report = xen::boot(&[(&kernel, "console=hvc0 quiet"), (&ramdisk, "")], "dom0_mem=384M", &options);
+    std::fs::remove_file(ramdisk)?;
+    let report = report?;
+    std::fs::write(
+        workspace::made(workspace::products()?.join("test"))?.join("peer-xen-domu.log"),
+        &report.console,
+    )?;
+    Ok(judge(&report))
+}
+
+/// Makes Linux's initial RAM disk.
+fn initial(tools: &Path, guest: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    for folder in [
+        "bin",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "tmp",
+        "var",
+        "var/log",
+        "var/log/xen",
+        "var/log/xen/console",
+        "var/lib",
+        "var/lib/xen",
+        "var/lib/xenstored",
+        "etc",
+        "etc/xen",
+        "etc/xen/scripts",
+        "lib",
+        "lib/x86_64-linux-gnu",
+        "lib64",
+        "modules",
+        "www",
+    ] {
+        archive.folder(folder)?;
+    }
+    let root = tools.join("root");
+    let read =
+        |file: PathBuf| std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()));
+    for program in PROGRAMS {
+        let own = root.join("usr/lib/xen-4.17/bin").join(program);
+        let file = if own.is_file() { own } else { root.join("usr/bin").join(program) };
+        archive.program(&format!("bin/{program}"), &read(file)?)?;
+    }
+    archive.program("bin/busybox", &read(root.join("bin/busybox"))?)?;
+    archive.program("lib64/ld-linux-x86-64.so.2", &read(packages::file(&root, "ld-linux-x86-64.so.2")?)?)?;
+    for library in LIBRARIES {
+        archive
+            .program(&format!("lib/x86_64-linux-gnu/{library}"), &read(packages::file(&root, library)?)?)?;
+    }
+    for module in MODULES {
+        let file = packages::file(&tools.join("lib"), &format!("{module}.ko"))?;
+        archive.add(&format!("modules/{module}.ko"), &read(file)?)?;
+    }
+    archive.program("init", INIT.replace("@MODULES@", &MODULES.join(" ")).as_bytes())?;
+    archive.program("etc/xen/scripts/block", BLOCK.as_bytes())?;
+    archive.program("etc/xen/scripts/vif-bridge", VIF.as_bytes())?;
+    archive.add("etc/xen/xl.conf", b"")?;
+    archive.add("guest.cfg", GUEST.replace("@EXEC@", &run_verb::exec(COMMANDS)).as_bytes())?;
+    archive.add("guest", &read(guest.into())?)?;
+    archive.finish()
+}
+
+/// Compares what Linux and the guest say of the same bytes.
+fn judge(report: &Report) -> Verdict {
+    let failed = |why: String| Verdict::Failed { why, end: process::tail(&report.console, 40) };
+    let console = &report.console;
+    // Linux switches the machine off, after which the emulator is gone.
+    if !matches!(&report.end, End::Gone(status) if status.success()) && report.end != End::Halted {
+        return failed(report.end.to_string());
+    }
+    let linux = |sign: &str| {
+        let line = console.lines().find_map(|line| line.trim().strip_prefix(sign))?;
+        line.split_whitespace().next().map(str::to_owned)
+    };
+    for (what, sign, count) in [
+        ("the disk as Linux made it, read by the guest", "linux: disk before ", 1),
+        ("the file that the guest fetched from Linux", "linux: file ", 1),
+        ("the disk as the guest left it, read by Linux", "linux: disk after ", 1),
+    ] {
+        let Some(sum) = linux(sign) else { return failed(format!("Linux does not say {sign:?}")) };
+        let guests = console.lines().filter(|line| !line.contains("linux: ") && line.contains(&sum)).count();
+        if sum.len() != 64 || guests < count {
+            return failed(format!("{what}: the checksums differ"));
+        }
+    }
+    if linux("linux: disk before ") == linux("linux: disk after ") {
+        return failed("the guest wrote nothing".into());
+    }
+    if !console.contains("2 of 2 answered") {
+        return failed("the guest's ping was not answered".into());
+    }
+    match linux("linux: the guest ended with ").as_deref() {
+        Some("0") => Verdict::Passed("disk read and written, ping, file fetched".into()),
+        Some(other) => failed(format!("the guest's commands ended with {other}")),
+        None => failed("the guest did not end".into()),
+    }
+}
