@@ -17,8 +17,8 @@ use crate::shell::command::{Args, Failure, Outcome, size};
 use crate::task;
 use crate::xen::clock;
 
-/// Bytes under way at a time: a load of more is left out, for want of memory.
-const MOST_AT_ONCE: u64 = 8 << 20;
+/// Bytes under way at a time: half of what a front end keeps for buffers. A load of more is left out.
+const MOST_AT_ONCE: u64 = 4 << 20;
 
 /// Kinds of request, in turn.
 #[derive(Clone, Copy)]

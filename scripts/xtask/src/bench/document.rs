@@ -3,6 +3,7 @@
 
 use super::difference::{Difference, differences};
 use super::figure::Figure;
+use super::ratio::{Ratio, ratios};
 use super::targets::{Standing, standings};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub struct Document {
     pub differences: Vec<Difference>,
     /// The goals, and how they stand.
     pub standings: Vec<Standing>,
+    /// What is compared within the run.
+    pub ratios: Vec<Ratio>,
     /// What was not measured, and why.
     pub skipped: Vec<String>,
 }
@@ -60,6 +63,7 @@ impl Document {
         let mut figures = counted.first().cloned().unwrap_or_default();
         let standings = standings(&figures);
         figures.extend(once);
+        let ratios = ratios(&figures);
         let Setting { command, commit, emulator, processor } = setting;
         Document {
             schema: SCHEMA.into(),
@@ -71,6 +75,7 @@ impl Document {
             figures,
             differences,
             standings,
+            ratios,
             skipped,
         }
     }
@@ -143,6 +148,8 @@ pub mod tests {
         let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
         names.extend(value["figures"][0].as_object().unwrap().keys().cloned());
         names.extend(value["standings"][0].as_object().unwrap().keys().cloned());
+        let ratio = Ratio { what: String::new(), lane: Lane::Wall, ours: 1, base: 1 };
+        names.extend(serde_json::to_value(ratio).unwrap().as_object().unwrap().keys().cloned());
         let difference = Difference { figure: String::new(), key: String::new(), values: Vec::new() };
         names.extend(serde_json::to_value(difference).unwrap().as_object().unwrap().keys().cloned());
         for name in names {

@@ -33,6 +33,12 @@ pub fn page(document: &Document) -> Result<String> {
         if document.repeats() { ", the same in every number" } else { ", which differ" }
     );
     body += &standings(document);
+    body += "<h2>Ratios within the run</h2><table><tr><th>what</th><th>by</th><th>ours</th><th>the other</th><th>times</th></tr>";
+    for ratio in &document.ratios {
+        let cells = table::compared(ratio).map(|cell| escaped(&cell));
+        let _ = write!(body, "<tr><td>{}</td></tr>", cells.join("</td><td>"));
+    }
+    body += "</table>";
     for plot in plots(document)? {
         body += &plot;
     }

@@ -8,6 +8,7 @@ mod document;
 mod figure;
 mod html;
 mod plot;
+mod ratio;
 mod scale;
 mod suite;
 mod table;

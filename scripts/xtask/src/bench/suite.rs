@@ -84,7 +84,7 @@ struct Sweep {
 /// The commands that put requests on a disk.
 fn disk_commands(disk: &str, quick: bool, n: u32) -> String {
     let quick_sweeps = [
-        Sweep { sizes: "4K", depths: "1,32", loads: "read-rand,write-rand" },
+        Sweep { sizes: "4K", depths: "1,32", loads: "read-seq,read-rand,write-rand" },
         Sweep { sizes: "128K", depths: "8", loads: "read-seq" },
     ];
     let full_sweeps = [

@@ -2,6 +2,7 @@
 
 use super::document::Document;
 use super::figure::{Figure, Lane};
+use super::ratio::Ratio;
 use super::targets::{Standing, grouped};
 use std::fmt::Write;
 
@@ -68,6 +69,18 @@ pub fn figures(figures: &[&Figure]) -> String {
     text
 }
 
+/// A comparison's cells: what, by what, ours, the other, how many times.
+pub fn compared(ratio: &Ratio) -> [String; 5] {
+    let lane = if ratio.lane == Lane::Wall { "clock" } else { "instructions" };
+    [
+        ratio.what.clone(),
+        lane.into(),
+        grouped(ratio.ours),
+        grouped(ratio.base),
+        format!("{:.2}", ratio.times()),
+    ]
+}
+
 /// How a goal stands, in words.
 fn verdict(standing: &Standing) -> &'static str {
     match standing.is_met() {
@@ -112,6 +125,13 @@ pub fn terminal(document: &Document) -> String {
             );
         }
     }
+    if !document.ratios.is_empty() {
+        let _ = writeln!(text, "\nratios of this run");
+    }
+    for ratio in &document.ratios {
+        let [what, lane, ours, base, times] = compared(ratio);
+        let _ = writeln!(text, "  {what:<64} {lane:<12} {ours:>10} {base:>10} {times:>7}");
+    }
     for line in &document.skipped {
         let _ = writeln!(text, "not measured: {line}");
     }
@@ -128,6 +148,13 @@ pub fn terminal(document: &Document) -> String {
         }
     }
     text
+}
+
+/// Requests of disks are too many for a book: those of the sizes that the goals name stand for all.
+fn is_for_the_book(figure: &Figure) -> bool {
+    figure.area != "blk"
+        || figure.word("size") == Some(4096) && matches!(figure.word("depth"), Some(1 | 32))
+        || figure.word("size") == Some(131_072) && figure.word("depth") == Some(8)
 }
 
 /// The table of the goals and where the figures are from, for the book.
@@ -154,12 +181,16 @@ pub fn markdown(document: &Document) -> String {
             verdict(row)
         );
     }
+    if !document.ratios.is_empty() {
+        text += "\nWithin the run (by the clock they vary):\n\n| what | by | ours | the other | times |\n|---|---|--:|--:|--:|\n";
+    }
+    for ratio in &document.ratios {
+        let _ = writeln!(text, "| {} |", compared(ratio).join(" | "));
+    }
     for area in document.areas() {
-        let own: Vec<&Figure> = document
-            .figures
-            .iter()
-            .filter(|figure| figure.area == area && figure.lane == Lane::Counted)
-            .collect();
+        let counted = document.figures.iter().filter(|figure| figure.lane == Lane::Counted);
+        let own: Vec<&Figure> =
+            counted.filter(|figure| figure.area == area && is_for_the_book(figure)).collect();
         if own.is_empty() {
             continue;
         }

@@ -1,0 +1,91 @@
+//! What is compared within one run: requests of a guest with the driver domain's own use of the device, and with a plain
+//! copy of the same bytes.
+
+use super::figure::{Figure, Lane, OWN};
+use super::targets::MEMORY_DISK;
+use serde::{Deserialize, Serialize};
+
+/// One comparison.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Ratio {
+    /// What is compared with what.
+    pub what: String,
+    /// By what: instructions, or the clock.
+    pub lane: Lane,
+    /// Ticks of one operation of ours.
+    pub ours: u64,
+    /// Ticks of one operation of what it is compared with.
+    pub base: u64,
+}
+
+impl Ratio {
+    /// How many times more ours takes.
+    #[allow(clippy::cast_precision_loss)] // a figure for people
+    pub fn times(&self) -> f64 {
+        self.ours as f64 / self.base.max(1) as f64
+    }
+}
+
+/// The driver domain's name of the machine's disk, and the guest's.
+const DISKS: [&str; 2] = ["disk0", "xvda"];
+
+/// All comparisons that these figures allow.
+pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
+    let mut all = Vec::new();
+    let read = |lane: Lane, disk: &str, depth: u64| {
+        figures.iter().find(|figure| {
+            figure.lane == lane
+                && figure.system == OWN
+                && figure.name == "read-seq"
+                && figure.is("disk", disk)
+                && figure.word("size") == Some(4096)
+                && figure.word("depth") == Some(depth)
+                && !figure.words.contains_key("queues")
+        })
+    };
+    let copy = |lane: Lane| {
+        figures
+            .iter()
+            .find(|figure| figure.lane == lane && figure.system == OWN && figure.name == "memory-copy-4096")
+    };
+    let mut compare = |what: String, lane: Lane, ours: Option<&Figure>, base: Option<&Figure>| {
+        if let (Some(ours), Some(base)) = (ours, base) {
+            all.push(Ratio { what, lane, ours: ours.ticks(), base: base.ticks() });
+        }
+    };
+    for lane in [Lane::Device, Lane::Wall] {
+        for depth in [1, 32] {
+            let what = format!("4 KiB read of a device, depth {depth}: guest to driver domain alone");
+            compare(what, lane, read(lane, DISKS[1], depth), read(lane, DISKS[0], depth));
+        }
+    }
+    for lane in [Lane::Counted, Lane::Wall] {
+        for depth in [1, 32] {
+            let what = format!("4 KiB read of the memory disk, depth {depth}: to a plain copy of 4 KiB");
+            compare(what, lane, read(lane, MEMORY_DISK, depth), copy(lane));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn like_is_compared_with_like() {
+        let read = |disk: &str, depth: u32, busy: u32| {
+            format!(
+                "figure blk read-seq disk={disk} size=4096 depth={depth} : n=2 ticks=999999 busy={busy} :\n"
+            )
+        };
+        let console = read("disk0", 1, 20_000) + &read("xvda", 1, 60_000) + &read("xvda", 32, 5);
+        let device = Figure::all(&console, Lane::Device, OWN).unwrap();
+        let found = ratios(&device);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].ours, found[0].base, found[0].lane), (30_000, 10_000, Lane::Device));
+        assert!((found[0].times() - 3.0).abs() < 1e-9);
+        let wall = Figure::all(&console, Lane::Wall, OWN).unwrap();
+        assert!((ratios(&wall)[0].times() - 1.0).abs() < 1e-9);
+    }
+}
