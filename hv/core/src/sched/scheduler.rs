@@ -289,6 +289,10 @@ impl<K: Scheduled> Scheduler<K> {
         if inner.runnable() && entity.affinity().contains(cpu) {
             let allowance = entity.group.allowance(now, self.period);
             let rival = queue.peek(|entry| self.admits(entry, now));
+            if let Some(rival) = rival.filter(|_| yields) {
+                // It gives the time away for good: if it could claim it later, it might keep the others from running.
+                inner.vruntime = inner.vruntime.max(rival);
+            }
             let ran_for = now.since(inner.began).raw();
             let stays = match rival {
                 _ if allowance == Some(0) => false,

@@ -15,6 +15,9 @@ pub fn cases() -> Vec<Case> {
     for lane in [SVM, SVM.at(2), VMX.at(2)] {
         cases.push(Case::new(format!("isolation/warden/{lane}"), move |context| warden(context, lane)));
     }
+    for lane in [SVM, VMX] {
+        cases.push(Case::new(format!("isolation/shares/{lane}"), move |context| shares(context, lane)));
+    }
     for lane in [SVM.at(2), VMX.at(2)] {
         for (way, sign) in WAYS {
             cases.push(Case::new(format!("isolation/{way}/{lane}"), move |context| {
@@ -29,6 +32,14 @@ pub fn cases() -> Vec<Case> {
 fn warden(context: &Context, lane: Lane) -> Result<Verdict> {
     let report = Machine::new(context, "isolation/warden", lane).boot(&live::set("warden.toml")?)?;
     Ok(live::judge(&report, &["SUCCESS: warden"]))
+}
+
+/// Two busy domains get what their weights and caps say, and one that wakes gets the CPU from them. Time is counted in
+/// instructions on both lanes, so that the figures are the same each time.
+fn shares(context: &Context, lane: Lane) -> Result<Verdict> {
+    let report =
+        Machine::new(context, "isolation/shares", lane).counted().boot(&live::set("referee.toml")?)?;
+    Ok(live::judge(&report, &["SUCCESS: referee"]))
 }
 
 /// One guest crashes; the other one, which begins its work only after that, ends well.

@@ -55,13 +55,23 @@ pub struct Machine<'a> {
     network: Option<Network>,
     memory: u64,
     limit: Duration,
+    counted: bool,
 }
 
 impl<'a> Machine<'a> {
     /// Returns a machine without disks.
     pub fn new(context: &'a Context, name: &str, lane: Lane) -> Machine<'a> {
         let name = format!("{name}-{lane}").replace(['/', '@'], "-");
-        Machine { context, name, lane, disks: Vec::new(), network: None, memory: 512 << 20, limit: LIMIT }
+        Machine {
+            context,
+            name,
+            lane,
+            disks: Vec::new(),
+            network: None,
+            memory: 512 << 20,
+            limit: LIMIT,
+            counted: false,
+        }
     }
 
     /// Gives the machine disks.
@@ -73,6 +83,12 @@ impl<'a> Machine<'a> {
     /// Gives the machine a network.
     pub fn network(mut self, network: Network) -> Machine<'a> {
         self.network = Some(network);
+        self
+    }
+
+    /// Makes the machine's clock count instructions, where it does not anyway.
+    pub fn counted(mut self) -> Machine<'a> {
+        self.counted = self.lane.emulator == Emulator::Qemu;
         self
     }
 
@@ -107,7 +123,7 @@ impl<'a> Machine<'a> {
             processors: self.lane.processors,
             memory: self.memory,
             disks: self.disks.clone(),
-            icount: false,
+            icount: self.counted,
             network: self.network.clone(),
             without_virtualization: false,
             plain: false,

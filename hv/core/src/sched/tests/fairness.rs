@@ -125,6 +125,23 @@ fn sleepers_do_not_save_up() {
 }
 
 #[test]
+fn who_yields_does_not_save_up() {
+    let mut machine = Machine::new(1);
+    let spinner = machine.add(&Arc::new(Group::new(256, 0)), CpuMask::ALL, SPIN);
+    let habit = Habit { work: MS / 10, sleep: 0 };
+    let yielder = machine.add(&Arc::new(Group::new(512, 0)), CpuMask::ALL, habit);
+    machine.run(1_000 * MS);
+    machine.check();
+    assert!(machine.ran(yielder) < 100 * MS, "it ran {} ms", machine.ran(yielder) / MS);
+    // What it has given away it does not get back.
+    (machine.habits[yielder], machine.left[yielder]) = (SPIN, u64::MAX);
+    let before = machine.ran(spinner);
+    machine.run(1_100 * MS);
+    let share = machine.ran(spinner) - before;
+    assert!(share >= 25 * MS, "the spinner got {} ms of 100", share / MS);
+}
+
+#[test]
 fn pinned_vcpus_stay_and_others_make_room() {
     let mut machine = Machine::new(2);
     let only_0 = CpuMask::only(cpu(0));

@@ -47,7 +47,7 @@ pub fn thing(name: usize, group: &Arc<Group>, affinity: CpuMask) -> Key {
     Arc::new(Thing { name, entity, preempted: AtomicBool::new(false) })
 }
 
-/// What a virtual CPU does when it runs: computes for so long, then sleeps for so long.
+/// What a virtual CPU does when it runs: computes for so long, then sleeps for so long, or yields if that is no time.
 #[derive(Clone, Copy)]
 pub struct Habit {
     pub work: u64,
@@ -64,7 +64,7 @@ pub struct Machine {
     pub keys: Vec<Key>,
     pub habits: Vec<Habit>,
     /// What is left of the present piece of work.
-    left: Vec<u64>,
+    pub left: Vec<u64>,
     wakes: Vec<Option<u64>>,
     current: Vec<Option<usize>>,
     until: Vec<Option<u64>>,
@@ -168,8 +168,12 @@ impl Machine {
                 if let Some(name) = self.current[index] {
                     if self.left[name] == 0 {
                         self.left[name] = self.habits[name].work;
-                        self.wakes[name] = Some(self.now + self.habits[name].sleep);
-                        self.keys[name].entity.block();
+                        if self.habits[name].sleep == 0 {
+                            self.keys[name].entity.yields();
+                        } else {
+                            self.wakes[name] = Some(self.now + self.habits[name].sleep);
+                            self.keys[name].entity.block();
+                        }
                         self.look[index] = true;
                     }
                     if self.keys[name].preempted.swap(false, SeqCst) {
