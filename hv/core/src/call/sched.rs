@@ -4,13 +4,15 @@ use super::cx::{After, Cx};
 use super::{Reply, Stop};
 use crate::domain::ShutdownReason;
 use crate::event::Polled;
-use crate::hw::{Nanos, Platform};
+use crate::hw::{Nanos, Platform, Reg, VcpuHw};
 use crate::time::Slot;
 use crate::vcpu::Reason;
 use pv_abi::Errno;
 use pv_abi::errno::Result;
 use pv_abi::ids::Port;
 use pv_abi::sched::{Poll, RemoteShutdown, Shutdown};
+
+const RFLAGS_IF: u64 = 1 << 9;
 
 /// Most ports that a call polls.
 const PORTS: usize = 128;
@@ -74,7 +76,9 @@ pub(super) fn sched_poll<P: Platform>(cx: &mut Cx<'_, P>, poll: &Poll) -> Reply 
     // Marked as blocked before it looks, as above.
     cx.vcpu.entity.block();
     let polled = cx.domain.events.poll_begin(cx.system.memory(), cx.vcpu.id, ports);
-    if polled != Ok(Polled::Waits) || has_event(cx) {
+    // With interrupts off, as in a spin lock's slow path, other events do not end the wait: they could not be taken.
+    let interruptible = cx.hw.get(Reg::Rflags) & RFLAGS_IF != 0;
+    if polled != Ok(Polled::Waits) || (interruptible && has_event(cx)) {
         cx.domain.events.poll_end(cx.vcpu.id);
         cx.vcpu.entity.unblock();
         return polled.map(|_| 0).map_err(Stop::from);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::call::After;
 use crate::domain::{Phase, ShutdownReason};
+use crate::hw::{Reg, VcpuHw};
 use crate::time::Slot;
 use crate::vcpu::Reason;
 use pv_abi::event::{self, status};
@@ -156,6 +157,26 @@ fn yielding_blocking_and_polling_ask_the_scheduler() {
     let wrong = sched::Poll { ports: a.put(&[Port::new(u32::MAX)]), ..poll };
     assert_eq!(stub::sched_poll(&a, &wrong), Err(Errno::EINVAL));
     assert!(!a.vcpu.entity.is_blocked());
+}
+
+#[test]
+fn with_interrupts_off_a_poll_waits_for_its_ports_only() {
+    let world = World::new();
+    let (a, b) = (world.guest("a"), world.guest("b"));
+    // The binding leaves an upcall pending.
+    connect(&a, &b);
+    let mut quiet = event::BindIpi::default();
+    stub::evtchn_bind_ipi(&b, &mut quiet).unwrap();
+    let poll = sched::Poll { ports: b.put(&[quiet.port]), nr_ports: 1, timeout: 0, pad: 0 };
+    b.vcpu.context.lock().hw.set(Reg::Rflags, 0x202);
+    stub::sched_poll(&b, &poll).unwrap();
+    assert_eq!(b.after.get(), After::Continue, "the upcall can be taken");
+    b.vcpu.context.lock().hw.set(Reg::Rflags, 2);
+    stub::sched_poll(&b, &poll).unwrap();
+    assert_eq!(b.after.get(), After::Reschedule);
+    assert!(b.vcpu.entity.is_blocked());
+    stub::evtchn_send(&b, &event::Send { port: quiet.port }).unwrap();
+    assert!(!b.vcpu.entity.is_blocked());
 }
 
 #[test]
