@@ -18,14 +18,14 @@ pub(super) trait Decode: Arg {
         Self: 'a;
 
     /// Copies it in, from the registers at `at` on.
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<Self::Value>;
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<Self::Value>;
 
     /// Hands it to the handler.
     fn hand(value: &mut Self::Value) -> Self::Handed<'_>;
 
     /// Copies it out.
     #[inline(always)]
-    fn commit<P: Platform>(value: &Self::Value, cx: &Cx<'_, P>) -> Result<()> {
+    fn commit<P: Platform>(value: &Self::Value, cx: &mut Cx<'_, P>) -> Result<()> {
         let _ = (value, cx);
         Ok(())
     }
@@ -41,7 +41,7 @@ impl<V: Scalar + Copy + 'static> Decode for Word<V> {
     type Handed<'a> = V;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<V> {
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<V> {
         V::from_word(cx.word(at)).ok_or(Errno::EINVAL)
     }
 
@@ -56,7 +56,7 @@ impl Decode for Ptr {
     type Handed<'a> = GuestVirt;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestVirt> {
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<GuestVirt> {
         Ok(pointer(cx, at))
     }
 
@@ -71,8 +71,9 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for In<V> {
     type Handed<'a> = &'a V;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<V> {
-        cx.guest_once(|memory| memory.read(pointer(cx, at)))
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<V> {
+        let place = pointer(cx, at);
+        cx.guest(|memory| memory.read(place))
     }
 
     #[inline(always)]
@@ -86,7 +87,7 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for InOut<V> {
     type Handed<'a> = &'a mut V;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<(V, GuestVirt)> {
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<(V, GuestVirt)> {
         let place = pointer(cx, at);
         // Probed for writing first: the read then finds the translation.
         let value = cx.guest(|memory| {
@@ -102,7 +103,7 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for InOut<V> {
     }
 
     #[inline(always)]
-    fn commit<P: Platform>(value: &(V, GuestVirt), cx: &Cx<'_, P>) -> Result<()> {
+    fn commit<P: Platform>(value: &(V, GuestVirt), cx: &mut Cx<'_, P>) -> Result<()> {
         cx.guest(|memory| memory.write(value.1, &value.0))
     }
 }
@@ -112,7 +113,7 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for Out<V> {
     type Handed<'a> = &'a mut V;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<(V, GuestVirt)> {
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<(V, GuestVirt)> {
         let place = pointer(cx, at);
         cx.guest(|memory| memory.check_write(place, size_of::<V>() as u64))?;
         Ok((V::new_zeroed(), place))
@@ -124,7 +125,7 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for Out<V> {
     }
 
     #[inline(always)]
-    fn commit<P: Platform>(value: &(V, GuestVirt), cx: &Cx<'_, P>) -> Result<()> {
+    fn commit<P: Platform>(value: &(V, GuestVirt), cx: &mut Cx<'_, P>) -> Result<()> {
         cx.guest(|memory| memory.write(value.1, &value.0))
     }
 }
@@ -152,7 +153,7 @@ impl<V: FromBytes + IntoBytes + Immutable + 'static> Decode for Array<V> {
     type Handed<'a> = GuestArray<V>;
 
     #[inline(always)]
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestArray<V>> {
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<GuestArray<V>> {
         let count = u32::try_from(cx.word(at + 1)).map_err(|_| Errno::EINVAL)?;
         Ok(GuestArray { at: pointer(cx, at), count, kind: PhantomData })
     }
@@ -182,7 +183,7 @@ impl Decode for Text {
     type Value = GuestBytes;
     type Handed<'a> = GuestBytes;
 
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestBytes> {
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<GuestBytes> {
         bytes(cx, at)
     }
 
@@ -195,7 +196,7 @@ impl Decode for Buffer {
     type Value = GuestBytes;
     type Handed<'a> = GuestBytes;
 
-    fn decode<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestBytes> {
+    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<GuestBytes> {
         bytes(cx, at)
     }
 

@@ -16,7 +16,7 @@ pub(super) fn control_version<P: Platform>(_cx: &mut Cx<'_, P>) -> Reply {
 
 /// Copies the name of a section in.
 fn section<'b, P: Platform>(
-    cx: &Cx<'_, P>,
+    cx: &mut Cx<'_, P>,
     text: GuestBytes,
     name: &'b mut [u8; NAME_MAX],
 ) -> Result<&'b [u8]> {

@@ -3,12 +3,11 @@
 use crate::domain::{Domain, Format};
 use crate::event::Wake;
 use crate::hw::{Platform, Reg, VcpuHw};
-use crate::mem::{Kept, Linear, PageRef, Paging};
+use crate::mem::{Linear, PageRef, Paging, Trails};
 use crate::stats::VcpuStats;
 use crate::system::System;
-use crate::vcpu::{Hw, Vcpu};
+use crate::vcpu::{Context, Hw, Vcpu};
 use alloc::sync::Arc;
-use core::cell::Cell;
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::{DomainId, Gfn};
 use pv_abi::transport::Words;
@@ -36,35 +35,27 @@ pub struct Cx<'a, P: Platform> {
     pub vcpu: &'a Arc<Vcpu<P>>,
     /// The vCPU's registers.
     pub hw: &'a mut Hw<P>,
+    /// How its linear addresses were translated last.
+    trails: &'a mut Trails,
     /// Where a call that was preempted goes on.
     pub(super) cursor: u64,
     /// What happens after the call.
     pub(super) after: After,
     /// The arguments, where they are not in the registers: in a `multicall`.
     pub(super) words: Option<Words>,
-    /// What one look at the guest's memory leaves to the next.
-    kept: Cell<Option<Kept>>,
 }
 
 impl<'a, P: Platform> Cx<'a, P> {
-    /// A call of `vcpu`, whose registers are `hw`.
+    /// A call of `vcpu`, whose registers are in `context`.
     #[inline]
     pub const fn new(
         system: &'a System<P>,
         domain: &'a Arc<Domain<P>>,
         vcpu: &'a Arc<Vcpu<P>>,
-        hw: &'a mut Hw<P>,
+        context: &'a mut Context<Hw<P>>,
     ) -> Self {
-        Self {
-            system,
-            domain,
-            vcpu,
-            hw,
-            cursor: 0,
-            after: After::Continue,
-            words: None,
-            kept: Cell::new(None),
-        }
+        let Context { hw, trails, .. } = context;
+        Self { system, domain, vcpu, hw, trails, cursor: 0, after: After::Continue, words: None }
     }
 
     /// The caller's counters.
@@ -104,27 +95,12 @@ impl<'a, P: Platform> Cx<'a, P> {
     /// meanwhile: nothing else is locked in `work`.
     #[inline]
     pub(super) fn guest<R>(
-        &self,
+        &mut self,
         work: impl FnOnce(&mut Linear<'_, Format<P>, P::Memory>) -> Result<R>,
     ) -> Result<R> {
+        let paging = self.paging();
         let map = self.domain.memory.read();
-        let mut linear = match self.kept.get() {
-            Some(kept) => Linear::resume(&map, self.system.memory(), self.paging(), &kept),
-            None => Linear::new(&map, self.system.memory(), self.paging()),
-        };
-        let result = work(&mut linear);
-        self.kept.set(Some(linear.keep()));
-        result
-    }
-
-    /// The same for calls that look once: nothing is kept.
-    #[inline]
-    pub(super) fn guest_once<R>(
-        &self,
-        work: impl FnOnce(&mut Linear<'_, Format<P>, P::Memory>) -> Result<R>,
-    ) -> Result<R> {
-        let map = self.domain.memory.read();
-        work(&mut Linear::new(&map, self.system.memory(), self.paging()))
+        work(&mut Linear::new(&map, self.system.memory(), paging, self.trails))
     }
 
     /// The domain that a call is about: the caller, or any for a caller that controls domains.

@@ -46,7 +46,7 @@ where
 fn one<T, P: Platform>(
     cx: &mut Cx<'_, P>,
     array: GuestArray<T>,
-    work: impl FnOnce(&Cx<'_, P>, &mut T) -> Result<()>,
+    work: impl FnOnce(&mut Cx<'_, P>, &mut T) -> Result<()>,
 ) -> Reply
 where
     T: FromBytes + IntoBytes + Immutable,

@@ -35,7 +35,7 @@ pub use cx::{After, Cx};
 pub(crate) use narrow::{latch_width, width};
 
 use crate::domain::Roles;
-use crate::hw::{Gprs, Platform, Segment, VcpuHw};
+use crate::hw::{Gprs, Platform, VcpuHw};
 use args::Decode;
 use pv_abi::call::ANY;
 use pv_abi::call::args::{Array, Buffer, In, InOut, Out, Ptr, Text, Word};
@@ -77,6 +77,26 @@ impl From<Errno> for Stop {
 /// What a handler returns: the call's result.
 pub(crate) type Reply = Result<u64, Stop>;
 
+/// What a call came to, in two registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// It is done or refused: what RAX gets.
+    Done(u64),
+    /// A part is done; it goes on from this cursor.
+    Preempted(u64),
+}
+
+impl From<Reply> for Answer {
+    #[inline(always)]
+    fn from(reply: Reply) -> Self {
+        match reply {
+            Ok(result) => Self::Done(result),
+            Err(Stop::Refused(errno)) => Self::Done(errno.to_return().cast_unsigned()),
+            Err(Stop::Preempted(cursor)) => Self::Preempted(cursor),
+        }
+    }
+}
+
 /// Makes the hypercall that a guest's registers name.
 #[inline]
 pub fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
@@ -84,8 +104,8 @@ pub fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
         return narrow::hypercall(cx);
     }
     let Gprs { rax, rdi, .. } = *cx.hw.gprs();
-    let reply = call(cx, rax, rdi);
-    finish(cx, reply)
+    let answer = call(cx, rax, rdi);
+    finish(cx, answer)
 }
 
 /// Goes on with a call that returned [`After::Preempted`] with this cursor.
@@ -95,39 +115,43 @@ pub fn resume<P: Platform>(cx: &mut Cx<'_, P>, cursor: u64) -> After {
         return narrow::resume(cx);
     }
     let Gprs { rax, rdi, .. } = *cx.hw.gprs();
-    let reply = match Call::decode(rax, rdi) {
+    let answer = match Call::decode(rax, rdi) {
         Some(call) => route(cx, call),
-        None => Err(Errno::ENOSYS.into()),
+        None => Answer::from(Err(Errno::ENOSYS.into())),
     };
-    finish(cx, reply)
+    finish(cx, answer)
 }
 
 #[inline]
-fn finish<P: Platform>(cx: &mut Cx<'_, P>, reply: Reply) -> After {
-    let result = match reply {
-        Ok(result) => result,
-        Err(Stop::Refused(errno)) => errno.to_return().cast_unsigned(),
-        Err(Stop::Preempted(cursor)) => return After::Preempted(cursor),
-    };
-    cx.hw.gprs_mut().rax = result;
-    cx.after
+fn finish<P: Platform>(cx: &mut Cx<'_, P>, answer: Answer) -> After {
+    match answer {
+        Answer::Done(result) => {
+            cx.hw.gprs_mut().rax = result;
+            cx.after
+        }
+        Answer::Preempted(cursor) => After::Preempted(cursor),
+    }
 }
 
-/// Whether the guest is at privilege level 0 in 64-bit code. (AMD64 manual volume 2, section 4.9.1: the stack segment's
-/// DPL is the CPL. Section 4.8.1: L is attribute bit 9.)
+/// Whether the guest is at privilege level 0 in 64-bit code.
 #[inline]
 fn is_kernel_in_long_mode<H: VcpuHw>(hw: &H) -> bool {
-    hw.segment(Segment::Ss).attributes & 0x60 == 0 && hw.segment(Segment::Cs).attributes & 0x200 != 0
+    hw.privilege_level() == 0 && hw.is_64_bit()
 }
 
 /// Finds, counts, traces and makes the call with this number and first argument.
-#[inline]
-fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, first: u64) -> Reply {
-    let Some(call) = Call::decode(number, first) else {
-        cx.stats().unknown_calls.add(1);
-        return Err(Errno::ENOSYS.into());
-    };
-    observed(cx, call, route)
+#[inline(always)]
+fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, first: u64) -> Answer {
+    match Call::decode(number, first) {
+        Some(call) => observed(cx, call, route),
+        None => unknown(cx),
+    }
+}
+
+#[cold]
+fn unknown<P: Platform>(cx: &mut Cx<'_, P>) -> Answer {
+    cx.stats().unknown_calls.add(1);
+    Answer::from(Err(Errno::ENOSYS.into()))
 }
 
 /// Counts and traces a call around making it.
@@ -135,22 +159,22 @@ fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, first: u64) -> Reply {
 fn observed<P: Platform>(
     cx: &mut Cx<'_, P>,
     call: Call,
-    make: impl FnOnce(&mut Cx<'_, P>, Call) -> Reply,
-) -> Reply {
+    make: impl FnOnce(&mut Cx<'_, P>, Call) -> Answer,
+) -> Answer {
     cx.stats().call(call);
-    let reply = make(cx, call);
     if cx.system.trace.is_on() {
-        record(cx, call, reply);
+        let answer = make(cx, call);
+        record(cx, call, answer);
+        return answer;
     }
-    reply
+    make(cx, call)
 }
 
 #[cold]
-fn record<P: Platform>(cx: &Cx<'_, P>, call: Call, reply: Reply) {
-    let result = match reply {
-        Ok(result) => result,
-        Err(Stop::Refused(errno)) => errno.to_return().cast_unsigned(),
-        Err(Stop::Preempted(_)) => Errno::EAGAIN.to_return().cast_unsigned(),
+fn record<P: Platform>(cx: &Cx<'_, P>, call: Call, answer: Answer) {
+    let result = match answer {
+        Answer::Done(result) => result,
+        Answer::Preempted(_) => Errno::EAGAIN.to_return().cast_unsigned(),
     };
     let platform = &cx.system.platform;
     cx.system.trace.record(platform.current_cpu(), || TraceRecord {
@@ -186,25 +210,29 @@ macro_rules! dispatch {
             use super::*;
             $(
                 #[inline(never)]
-                pub(super) fn $name<P: Platform>(cx: &mut Cx<'_, P>) -> Reply {
-                    if !permits(cx.domain.roles, Privilege::$privilege) {
-                        return Err(Errno::EPERM.into());
+                pub(super) fn $name<P: Platform>(cx: &mut Cx<'_, P>) -> Answer {
+                    #[inline(always)]
+                    fn reply<P: Platform>(cx: &mut Cx<'_, P>) -> Reply {
+                        if !permits(cx.domain.roles, Privilege::$privilege) {
+                            return Err(Errno::EPERM.into());
+                        }
+                        let at: usize = if $sub == ANY { 0 } else { 1 };
+                        $(
+                            let mut $arg = <$kind as Decode>::decode(cx, at)?;
+                            let at = at + <$kind as pv_abi::call::args::Arg>::WORDS;
+                        )*
+                        let _ = at;
+                        let result = handlers::$name(cx, $(<$kind as Decode>::hand(&mut $arg)),*)?;
+                        $(<$kind as Decode>::commit(&$arg, cx)?;)*
+                        Ok(result)
                     }
-                    let at: usize = if $sub == ANY { 0 } else { 1 };
-                    $(
-                        let mut $arg = <$kind as Decode>::decode(cx, at)?;
-                        let at = at + <$kind as pv_abi::call::args::Arg>::WORDS;
-                    )*
-                    let _ = at;
-                    let result = handlers::$name(cx, $(<$kind as Decode>::hand(&mut $arg)),*)?;
-                    $(<$kind as Decode>::commit(&$arg, cx)?;)*
-                    Ok(result)
+                    Answer::from(reply(cx))
                 }
             )*
         }
 
         #[inline(always)]
-        fn route<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Reply {
+        fn route<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Answer {
             match call {
                 $(Call::$variant => entry::$name(cx),)*
             }

@@ -1,51 +1,160 @@
 //! `multicall`: several calls in one.
 //!
-//! The cursor is the entry's index in the upper half and the entry's own cursor in the lower.
+//! The cursor is the entry's index in the upper half and the entry's own cursor in the lower. The page of the list that
+//! is worked on stays pinned from its first entry to its last, so that its place is looked for once.
 
 use super::args::GuestArray;
 use super::cx::Cx;
-use super::{Reply, Stop, call};
-use crate::hw::Platform;
+use super::{Answer, Reply, Stop, call};
+use crate::hw::{HostPhys, PAGE_BYTES, PAGE_SHIFT, PhysMemory, Platform};
+use crate::mem::PageRef;
+use core::mem::offset_of;
+use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::Errno;
 use pv_abi::call::MulticallEntry;
 use pv_abi::call::number::MULTICALL;
+use pv_abi::errno::Result;
+use pv_abi::ids::GuestVirt;
+use pv_abi::transport::Words;
 
 /// Entries after which the call looks whether others wait.
 const ENTRIES: u64 = 64;
+const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
 
 pub(super) fn multicall<P: Platform>(cx: &mut Cx<'_, P>, calls: GuestArray<MulticallEntry>) -> Reply {
+    let mut window = None;
+    let reply = entries(cx, calls, &mut window);
+    if let Some(Window { frame, .. }) = window {
+        cx.unpin(cx.domain, frame);
+    }
+    reply
+}
+
+fn entries<P: Platform>(
+    cx: &mut Cx<'_, P>,
+    calls: GuestArray<MulticallEntry>,
+    window: &mut Option<Window>,
+) -> Reply {
     let count = u64::from(calls.count);
     let (mut index, mut inner) = (cx.cursor >> 32, cx.cursor & 0xffff_ffff);
     let end = count.min(index + ENTRIES);
     while index < end {
-        let place = (size_of::<MulticallEntry>() as u64)
+        let place = ENTRY_BYTES
             .checked_mul(index)
             .and_then(|offset| calls.at.checked_add(offset))
             .ok_or(Errno::EFAULT)?;
-        let mut entry = cx.guest(|memory| {
-            memory.check_write(place, size_of::<MulticallEntry>() as u64)?;
-            memory.read::<MulticallEntry>(place)
-        })?;
+        let slot = Window::slot(window, cx, place)?;
+        let (op, words) = slot.read(cx)?;
         cx.cursor = inner;
-        let [a, b, c, d, e, _] = entry.args;
         // A call that contains itself would use the stack up.
-        let reply = if entry.op == MULTICALL {
-            Err(Errno::EINVAL.into())
+        let answer = if op == MULTICALL {
+            Answer::from(Err(Errno::EINVAL.into()))
         } else {
-            cx.words = Some([a, b, c, d, e]);
-            let reply = call(cx, entry.op, a);
+            let [first, ..] = words;
+            cx.words = Some(words);
+            let answer = call(cx, op, first);
             cx.words = None;
-            reply
+            answer
         };
-        entry.result = match reply {
-            Ok(result) => result,
-            Err(Stop::Refused(errno)) => errno.to_return().cast_unsigned(),
+        match answer {
+            Answer::Done(result) => slot.write(cx, result)?,
             // Cursors count elements of arrays, which are fewer than 2^32.
-            Err(Stop::Preempted(inner)) => return Err(Stop::Preempted(index << 32 | inner)),
-        };
-        cx.guest(|memory| memory.write(place, &entry))?;
+            Answer::Preempted(inner) => return Err(Stop::Preempted(index << 32 | inner)),
+        }
         inner = 0;
         index += 1;
     }
     if index < count { Err(Stop::Preempted(index << 32)) } else { Ok(0) }
+}
+
+/// A page of the list.
+struct Window {
+    /// Its linear number.
+    page: u64,
+    frame: PageRef,
+}
+
+/// Where an entry is.
+enum Slot {
+    /// In the window.
+    Here(HostPhys),
+    /// Anywhere: across two pages, or in memory that is not the caller's own.
+    There(GuestVirt),
+}
+
+impl Window {
+    /// Where the entry at `place` is, which can be read and written. Moves the window to its page.
+    #[inline(always)]
+    fn slot<P: Platform>(window: &mut Option<Self>, cx: &mut Cx<'_, P>, place: GuestVirt) -> Result<Slot> {
+        if let Some(Self { page, frame }) = window
+            && *page == place.raw() >> PAGE_SHIFT
+            && is_whole(place)
+        {
+            return Ok(Slot::Here(frame.mfn().at(place.raw())));
+        }
+        Self::advance(window, cx, place)
+    }
+
+    #[cold]
+    fn advance<P: Platform>(window: &mut Option<Self>, cx: &mut Cx<'_, P>, place: GuestVirt) -> Result<Slot> {
+        if let Some(Self { frame, .. }) = window.take() {
+            cx.unpin(cx.domain, frame);
+        }
+        let (ram, owner) = (cx.system.ram(), cx.domain.id);
+        cx.guest(|memory| memory.check_write(place, ENTRY_BYTES))?;
+        if is_whole(place)
+            && let Ok(frame) = cx.guest(|memory| memory.pin(ram, owner, place))
+        {
+            let slot = Slot::Here(frame.mfn().at(place.raw()));
+            *window = Some(Self { page: place.raw() >> PAGE_SHIFT, frame });
+            return Ok(slot);
+        }
+        Ok(Slot::There(place))
+    }
+}
+
+/// Whether an entry is aligned and in one page.
+const fn is_whole(place: GuestVirt) -> bool {
+    place.raw() % 8 == 0 && place.offset() <= PAGE_BYTES - ENTRY_BYTES
+}
+
+impl Slot {
+    /// Reads the call, each word once.
+    #[inline(always)]
+    fn read<P: Platform>(&self, cx: &mut Cx<'_, P>) -> Result<(u64, Words)> {
+        match *self {
+            Self::Here(at) => {
+                let memory = cx.system.memory();
+                let word = |offset: usize| memory.u64_at(field(at, offset)).load(Relaxed);
+                let arg = |index: usize| word(offset_of!(MulticallEntry, args) + 8 * index);
+                Ok((word(offset_of!(MulticallEntry, op)), core::array::from_fn(arg)))
+            }
+            Self::There(place) => {
+                let entry = cx.guest(|memory| memory.read::<MulticallEntry>(place))?;
+                let [a, b, c, d, e, _] = entry.args;
+                Ok((entry.op, [a, b, c, d, e]))
+            }
+        }
+    }
+
+    /// Writes the result.
+    #[inline(always)]
+    fn write<P: Platform>(&self, cx: &mut Cx<'_, P>, result: u64) -> Result<()> {
+        const AT: usize = offset_of!(MulticallEntry, result);
+        match *self {
+            Self::Here(at) => {
+                cx.system.memory().u64_at(field(at, AT)).store(result, Relaxed);
+                Ok(())
+            }
+            Self::There(place) => {
+                let place = place.checked_add(AT as u64).ok_or(Errno::EFAULT)?;
+                cx.guest(|memory| memory.write(place, &result))
+            }
+        }
+    }
+}
+
+/// A field of an entry that is in one page.
+const fn field(entry: HostPhys, offset: usize) -> HostPhys {
+    HostPhys::new(entry.raw() + offset as u64)
 }

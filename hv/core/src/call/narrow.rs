@@ -8,10 +8,10 @@
 //! which it asks for the hypercall page.
 
 use super::cx::{After, Cx};
-use super::{Reply, finish, handlers, observed, route};
+use super::{Answer, Reply, finish, handlers, observed, route};
 use crate::domain::Domain;
 use crate::event::Width;
-use crate::hw::{Gprs, HostPhys, PhysMemory, Platform, Reg, Segment, VcpuHw};
+use crate::hw::{Gprs, HostPhys, PhysMemory, Platform, Reg, VcpuHw};
 use crate::system::System;
 use crate::time::publish_wall_clock;
 use core::sync::atomic::Ordering;
@@ -30,29 +30,28 @@ const fn low(register: u64) -> u64 {
 /// Makes the call of a guest that is not in 64-bit code.
 #[cold]
 pub(super) fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
-    let reply = match decode(cx) {
+    let answer = match decode(cx) {
         Ok(call) => observed(cx, call, make),
-        Err(errno) => Err(errno.into()),
+        Err(errno) => Answer::from(Err(errno.into())),
     };
-    done(cx, reply)
+    done(cx, answer)
 }
 
 /// Goes on with a call that was preempted.
 #[cold]
 pub(super) fn resume<P: Platform>(cx: &mut Cx<'_, P>) -> After {
-    let reply = match decode(cx) {
+    let answer = match decode(cx) {
         Ok(call) => make(cx, call),
-        Err(errno) => Err(errno.into()),
+        Err(errno) => Answer::from(Err(errno.into())),
     };
-    done(cx, reply)
+    done(cx, answer)
 }
 
 /// A result has 32 bits, but for a user program of 64.
-fn done<P: Platform>(cx: &mut Cx<'_, P>, reply: Reply) -> After {
+fn done<P: Platform>(cx: &mut Cx<'_, P>, answer: Answer) -> After {
     cx.words = None;
-    let preempted = matches!(reply, Err(super::Stop::Preempted(_)));
-    let after = finish(cx, reply);
-    if !preempted && width(cx.hw) == Width::Bits32 {
+    let after = finish(cx, answer);
+    if matches!(answer, Answer::Done(_)) && width(cx.hw) == Width::Bits32 {
         let gprs = cx.hw.gprs_mut();
         gprs.rax = low(gprs.rax);
     }
@@ -61,8 +60,7 @@ fn done<P: Platform>(cx: &mut Cx<'_, P>, reply: Reply) -> After {
 
 /// Finds the call and puts its arguments where handlers look for them. User programs make no calls, nor does real mode.
 fn decode<P: Platform>(cx: &mut Cx<'_, P>) -> Result<Call, Errno> {
-    let user = cx.hw.segment(Segment::Ss).attributes & 0x60 != 0;
-    if user || cx.hw.get(Reg::Cr0) & CR0_PE == 0 {
+    if cx.hw.privilege_level() != 0 || cx.hw.get(Reg::Cr0) & CR0_PE == 0 {
         return Err(Errno::EPERM);
     }
     let Gprs { rax, rbx, rcx, rdx, rsi, rdi, .. } = *cx.hw.gprs();
@@ -77,7 +75,7 @@ fn decode<P: Platform>(cx: &mut Cx<'_, P>) -> Result<Call, Errno> {
 }
 
 /// Makes a call whose structures are the same, or known.
-fn make<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Reply {
+fn make<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Answer {
     match call {
         Call::EvtchnSend
         | Call::EvtchnUnmask
@@ -101,6 +99,13 @@ fn make<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Reply {
         | Call::VersionFeatures
         | Call::VersionPagesize
         | Call::ConsoleWrite => route(cx, call),
+        _ => Answer::from(widened(cx, call)),
+    }
+}
+
+/// Makes a call with structures of its own.
+fn widened<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Reply {
+    match call {
         Call::MemoryAddToPhysmap => {
             let add = argument::<ia32::AddToPhysmap, _>(cx)?;
             handlers::memory_add_to_physmap(cx, &add.into())
@@ -133,13 +138,14 @@ fn make<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Reply {
 }
 
 /// Copies in the structure behind the sub-operation.
-fn argument<V: FromBytes + IntoBytes + Immutable, P: Platform>(cx: &Cx<'_, P>) -> Result<V, Errno> {
-    cx.guest(|memory| memory.read(GuestVirt::new(cx.word(1))))
+fn argument<V: FromBytes + IntoBytes + Immutable, P: Platform>(cx: &mut Cx<'_, P>) -> Result<V, Errno> {
+    let place = GuestVirt::new(cx.word(1));
+    cx.guest(|memory| memory.read(place))
 }
 
 /// How wide the guest's words in memory are, by what it runs now.
 pub(crate) fn width<H: VcpuHw>(hw: &H) -> Width {
-    let long = hw.get(Reg::Efer) & EFER_LMA != 0 && hw.segment(Segment::Cs).attributes & 0x200 != 0;
+    let long = hw.get(Reg::Efer) & EFER_LMA != 0 && hw.is_64_bit();
     if long { Width::Bits64 } else { Width::Bits32 }
 }
 

@@ -79,7 +79,7 @@ pub(super) fn vcpu_runstate_info<P: Platform>(
 }
 
 /// Pins the one or two pages in which a structure of the caller's lies; `None` for the null pointer.
-fn area<P: Platform>(cx: &Cx<'_, P>, at: GuestVirt, bytes: u64) -> Result<Option<GuestArea>> {
+fn area<P: Platform>(cx: &mut Cx<'_, P>, at: GuestVirt, bytes: u64) -> Result<Option<GuestArea>> {
     if at.is_null() {
         return Ok(None);
     }
@@ -102,8 +102,9 @@ fn area<P: Platform>(cx: &Cx<'_, P>, at: GuestVirt, bytes: u64) -> Result<Option
     })
 }
 
-fn pin_linear<P: Platform>(cx: &Cx<'_, P>, at: GuestVirt) -> Result<PageRef> {
-    cx.guest(|memory| memory.pin(cx.system.ram(), cx.domain.id, at))
+fn pin_linear<P: Platform>(cx: &mut Cx<'_, P>, at: GuestVirt) -> Result<PageRef> {
+    let (ram, owner) = (cx.system.ram(), cx.domain.id);
+    cx.guest(|memory| memory.pin(ram, owner, at))
 }
 
 fn unpin_all<P: Platform>(cx: &Cx<'_, P>, pages: [Option<PageRef>; 2]) {

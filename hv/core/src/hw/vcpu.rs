@@ -89,6 +89,10 @@ pub trait VcpuHw: Send + 'static {
     fn set(&mut self, register: Reg, value: u64);
     /// Reads a segment register.
     fn segment(&self, segment: Segment) -> SegmentState;
+    /// The privilege level: 0 for the guest's kernel, 3 for its programs.
+    fn privilege_level(&self) -> u8;
+    /// Whether it executes 64-bit code.
+    fn is_64_bit(&self) -> bool;
     /// Writes a segment register.
     fn set_segment(&mut self, segment: Segment, state: SegmentState);
 

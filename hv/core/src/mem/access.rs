@@ -7,25 +7,13 @@
 use super::frame::{PageRef, Ram};
 use super::npt::Lookaside;
 use super::physmap::DomainMemory;
+use super::trail::{Steps, Trails};
 use super::walk::{Paging, Walker};
-use crate::hw::{EntryFormat, HostPhys, Mfn, PAGE_BYTES, PAGE_SHIFT, PhysMemory};
+use crate::hw::{EntryFormat, HostPhys, PAGE_BYTES, PAGE_SHIFT, PhysMemory};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use pv_abi::ids::{DomainId, GuestPhys, GuestVirt};
 use pv_abi::{Errno, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
-
-/// What one use of a guest's memory may leave to the next: where its places led last. Never what the guest's own tables
-/// said. It counts only as long as no place has been emptied since.
-#[derive(Clone, Copy, Debug)]
-pub struct Kept {
-    near: Lookaside,
-    generation: u64,
-}
-
-impl Kept {
-    /// Remembers nothing.
-    pub const EMPTY: Self = Self { near: Lookaside::EMPTY, generation: 0 };
-}
 
 /// A guest's memory by guest-physical address.
 #[derive(Debug)]
@@ -42,31 +30,17 @@ impl<'a, F: EntryFormat, M: PhysMemory> Physical<'a, F, M> {
         Self { map, memory, near: Lookaside::EMPTY }
     }
 
-    /// The same, with what an earlier use of the same physmap has left.
-    #[inline]
-    pub fn resume(map: &'a DomainMemory<F>, memory: &'a M, kept: &Kept) -> Self {
-        // The generation changes under the lock that `map` is borrowed from, so it stays what it is now.
-        let near = if kept.generation == map.generation().now() { kept.near } else { Lookaside::EMPTY };
-        Self { map, memory, near }
-    }
-
-    /// What this use leaves to the next.
-    #[inline]
-    pub fn keep(&self) -> Kept {
-        Kept { near: self.near, generation: self.map.generation().now() }
-    }
-
     /// Where a byte is in the machine, if it is in memory that may be read, and also written if `write`.
     #[inline(always)]
     pub(super) fn locate(&mut self, gpa: GuestPhys, write: bool) -> Result<HostPhys> {
         self.map.locate(self.memory, gpa, write, &mut self.near).ok_or(Errno::EFAULT)
     }
 
-    /// The word of a page table at `gpa`.
+    /// The word of a page table at `gpa`, and where it is.
     #[inline(always)]
-    pub(super) fn word64(&mut self, gpa: GuestPhys) -> Result<&'a AtomicU64> {
+    pub(super) fn word64(&mut self, gpa: GuestPhys) -> Result<(HostPhys, &'a AtomicU64)> {
         let host = self.locate(GuestPhys::new(gpa.raw() & !7), false)?;
-        Ok(self.memory.u64_at(host))
+        Ok((host, self.memory.u64_at(host)))
     }
 
     /// The word of a page table at `gpa`.
@@ -108,47 +82,22 @@ impl<'a, F: EntryFormat, M: PhysMemory> Physical<'a, F, M> {
 /// The longest range that [`Linear::check_write`] looks at: nothing that a guest names may take for ever.
 const MOST_CHECKED: u64 = 1 << 24;
 
-/// The last page that was translated.
-#[derive(Clone, Copy, Debug)]
-struct Last {
-    page: u64,
-    mfn: Mfn,
-    /// It was found writable, and its entry marked so.
-    write: bool,
-}
-
 /// A guest's memory by linear address, at one moment of one vCPU.
 #[derive(Debug)]
 pub struct Linear<'a, F, M> {
-    physical: Physical<'a, F, M>,
+    map: &'a DomainMemory<F>,
+    memory: &'a M,
     paging: Paging,
-    last: Last,
+    trails: &'a mut Trails,
 }
 
 impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
-    /// The memory behind a physmap, as `paging` translates it.
+    /// The memory behind a physmap, as `paging` translates it. `trails` are those of the vCPU.
     #[inline]
-    pub const fn new(map: &'a DomainMemory<F>, memory: &'a M, paging: Paging) -> Self {
-        let last = Last { page: u64::MAX, mfn: Mfn::new(0), write: false };
-        Self { physical: Physical::new(map, memory), paging, last }
-    }
-
-    /// The same, with what an earlier use of the same physmap has left.
-    #[inline]
-    pub fn resume(map: &'a DomainMemory<F>, memory: &'a M, paging: Paging, kept: &Kept) -> Self {
-        let last = Last { page: u64::MAX, mfn: Mfn::new(0), write: false };
-        Self { physical: Physical::resume(map, memory, kept), paging, last }
-    }
-
-    /// What this use leaves to the next.
-    #[inline]
-    pub fn keep(&self) -> Kept {
-        self.physical.keep()
-    }
-
-    /// The same memory by guest-physical address.
-    pub const fn physical(&mut self) -> &mut Physical<'a, F, M> {
-        &mut self.physical
+    pub fn new(map: &'a DomainMemory<F>, memory: &'a M, paging: Paging, trails: &'a mut Trails) -> Self {
+        // The generation changes under the lock that `map` is borrowed from, so it stays what it is now.
+        trails.suit(&paging, map.generation().now());
+        Self { map, memory, paging, trails }
     }
 
     /// Refers to the frame of `owner`'s own at a linear address, so that the hypervisor may write to it after the lock is
@@ -161,25 +110,27 @@ impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
     /// Where the byte at a linear address is in the machine.
     #[inline]
     fn locate(&mut self, gva: GuestVirt, write: bool) -> Result<HostPhys> {
-        let page = gva.raw() >> PAGE_SHIFT;
-        if page == self.last.page && (self.last.write || !write) {
-            return Ok(self.last.mfn.at(gva.raw()));
+        match self.trails.follow(self.memory, gva, write) {
+            Some(host) => Ok(host),
+            None => self.walk(gva, write),
         }
-        self.walk(gva, write)
     }
 
+    #[cold]
     #[inline(never)]
     fn walk(&mut self, gva: GuestVirt, write: bool) -> Result<HostPhys> {
-        let mut walker = Walker { physical: &mut self.physical, paging: &self.paging };
+        let mut physical = Physical { map: self.map, memory: self.memory, near: self.trails.near };
+        let mut walker = Walker { physical: &mut physical, paging: &self.paging, steps: Steps::default() };
         let host = walker.walk(gva, write)?;
-        self.last = Last { page: gva.raw() >> PAGE_SHIFT, mfn: host.mfn(), write };
+        self.trails.keep(gva, host.mfn(), write, walker.steps);
+        self.trails.near = physical.near;
         Ok(host)
     }
 
     /// Copies guest memory into `into`.
     #[inline]
     pub fn read_bytes(&mut self, from: GuestVirt, into: &mut [u8]) -> Result<()> {
-        let memory = self.physical.memory;
+        let memory = self.memory;
         if is_in_one_page(from, into.len()) {
             let host = self.locate(from, false)?;
             memory.read(host, into);
@@ -191,7 +142,7 @@ impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
     /// Copies `bytes` to guest memory. On failure a part may have been written.
     #[inline]
     pub fn write_bytes(&mut self, to: GuestVirt, bytes: &[u8]) -> Result<()> {
-        let memory = self.physical.memory;
+        let memory = self.memory;
         if is_in_one_page(to, bytes.len()) {
             let host = self.locate(to, true)?;
             memory.write(host, bytes);

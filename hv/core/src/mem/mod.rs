@@ -16,6 +16,7 @@ pub mod npt;
 pub mod op;
 pub mod pair;
 mod physmap;
+mod trail;
 mod walk;
 
 #[cfg(test)]
@@ -23,11 +24,12 @@ pub mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Kept, Linear, Physical};
+pub use access::{Linear, Physical};
 pub use account::{OverQuota, PageAccount};
 pub use departures::{BATCH, Departures};
 pub use flush::{Flush, Flushed, Generation};
 pub use frame::{FrameTable, OutOfMemory, PageRef, Ram, RamRange, SharedPage};
 pub use npt::{Lookaside, Mapping};
 pub use physmap::{DomainMemory, Occupant, PhysmapConfig};
+pub use trail::Trails;
 pub use walk::{Mode, Paging};

@@ -8,6 +8,7 @@
 //! Sources: AMD64 manual volume 2, chapter 5 ("Page Translation and Protection").
 
 use super::access::Physical;
+use super::trail::Steps;
 use crate::hw::{EntryFormat, HostPhys, PhysMemory};
 use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::ids::{GuestPhys, GuestVirt};
@@ -49,30 +50,35 @@ pub enum Mode {
 /// The registers that say how a guest translates linear addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Paging {
-    mode: Mode,
-    root: u64,
-    write_protect: bool,
+    cr0: u64,
+    cr3: u64,
+    cr4: u64,
+    efer: u64,
 }
 
 impl Paging {
-    /// Reads the control registers.
+    /// With these control registers.
     #[inline]
     pub const fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Self {
-        let mode = if cr0 & CR0_PG == 0 {
-            Mode::Off
-        } else if efer & EFER_LMA != 0 {
-            if cr4 & CR4_LA57 == 0 { Mode::Long } else { Mode::Unsupported }
-        } else if cr4 & CR4_PAE != 0 {
-            Mode::Pae
-        } else {
-            Mode::Bits32 { large: cr4 & CR4_PSE != 0 }
-        };
-        Self { mode, root: cr3, write_protect: cr0 & CR0_WP != 0 }
+        Self { cr0, cr3, cr4, efer }
     }
 
     /// How addresses are translated.
     pub const fn mode(&self) -> Mode {
-        self.mode
+        if self.cr0 & CR0_PG == 0 {
+            Mode::Off
+        } else if self.efer & EFER_LMA != 0 {
+            if self.cr4 & CR4_LA57 == 0 { Mode::Long } else { Mode::Unsupported }
+        } else if self.cr4 & CR4_PAE != 0 {
+            Mode::Pae
+        } else {
+            Mode::Bits32 { large: self.cr4 & CR4_PSE != 0 }
+        }
+    }
+
+    /// Whether write protection counts for the guest's kernel.
+    const fn write_protect(&self) -> bool {
+        self.cr0 & CR0_WP != 0
     }
 }
 
@@ -80,13 +86,15 @@ impl Paging {
 pub(super) struct Walker<'w, 'a, F, M> {
     pub(super) physical: &'w mut Physical<'a, F, M>,
     pub(super) paging: &'w Paging,
+    /// The entries on the way, in long mode.
+    pub(super) steps: Steps,
 }
 
 impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
     /// Where the byte at `gva` is in the machine.
     #[inline(always)]
     pub(super) fn walk(&mut self, gva: GuestVirt, write: bool) -> Result<HostPhys> {
-        let gpa = match self.paging.mode {
+        let gpa = match self.paging.mode() {
             Mode::Long => self.long(gva.raw(), write)?,
             Mode::Off => u64::from(narrow(gva)?),
             Mode::Pae => self.pae(narrow(gva)?, write)?,
@@ -103,7 +111,7 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
             return Err(Errno::EFAULT);
         }
         let (table, rights) =
-            self.entry64(self.paging.root & ADDRESS, (va >> 39) & 511, 4, write, WRITABLE)?.table()?;
+            self.entry64(self.paging.cr3 & ADDRESS, (va >> 39) & 511, 4, write, WRITABLE)?.table()?;
         self.three_levels(va, table, rights, write)
     }
 
@@ -111,8 +119,8 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
     fn pae(&mut self, va: u32, write: bool) -> Result<u64> {
         let va = u64::from(va);
         // The four entries of the top have no rights and no size.
-        let at = GuestPhys::new((self.paging.root & 0xffff_ffe0) + (va >> 30) * 8);
-        let raw = self.physical.word64(at)?.load(Relaxed);
+        let at = GuestPhys::new((self.paging.cr3 & 0xffff_ffe0) + (va >> 30) * 8);
+        let raw = self.physical.word64(at)?.1.load(Relaxed);
         if raw & PRESENT == 0 {
             return Err(Errno::EFAULT);
         }
@@ -141,7 +149,7 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
     /// Reads one 64-bit entry of the table at `table`.
     #[inline(always)]
     fn entry64(&mut self, table: u64, index: u64, level: u32, write: bool, rights: u64) -> Result<Found> {
-        let word = self.physical.word64(GuestPhys::new(table + index * 8))?;
+        let (at, word) = self.physical.word64(GuestPhys::new(table + index * 8))?;
         let raw = word.load(Relaxed);
         if raw & PRESENT == 0 {
             return Err(Errno::EFAULT);
@@ -149,23 +157,27 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
         let rights = rights & raw;
         let leaf = level == 1 || raw & LARGE != 0;
         if !leaf {
+            self.steps.note(at, raw);
             return Ok(Found::Table(raw & ADDRESS, rights));
         }
-        if level == 4 || (write && rights == 0 && self.paging.write_protect) {
+        if level == 4 || (write && rights == 0 && self.paging.write_protect()) {
             return Err(Errno::EFAULT);
         }
         let marks = if write { ACCESSED | DIRTY } else { ACCESSED };
+        let mut says = raw;
         if raw & marks != marks && self.physical.is_writable() {
             // Only while the entry is still the one that was read: never resurrect one that the guest just changed.
             let _ = word.compare_exchange(raw, raw | marks, Relaxed, Relaxed);
+            says |= marks;
         }
+        self.steps.note(at, says);
         let inside = (1 << (12 + 9 * (level - 1))) - 1;
         Ok(Found::Page(raw & ADDRESS & !inside))
     }
 
     #[cold]
     fn bits32(&mut self, va: u32, large: bool, write: bool) -> Result<u64> {
-        let top = (self.paging.root & 0xffff_f000) + u64::from(va >> 22) * 4;
+        let top = (self.paging.cr3 & 0xffff_f000) + u64::from(va >> 22) * 4;
         let upper = self.entry32(top, write && large, None)?;
         if large && upper & LARGE != 0 {
             self.check32(upper, write)?;
@@ -196,7 +208,11 @@ impl<F: EntryFormat, M: PhysMemory> Walker<'_, '_, F, M> {
     }
 
     const fn check32(&self, rights: u64, write: bool) -> Result<()> {
-        if write && self.paging.write_protect && rights & WRITABLE == 0 { Err(Errno::EFAULT) } else { Ok(()) }
+        if write && self.paging.write_protect() && rights & WRITABLE == 0 {
+            Err(Errno::EFAULT)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::domain::{Domain, Format};
 use crate::event::Width;
 use crate::exit::{Around, CpuidPolicy, PortAccess};
 use crate::hw::{Access, HostPhys, IoExit, Platform, TscTicks};
-use crate::mem::{Linear, Physical};
+use crate::mem::{Linear, Physical, Trails};
 use crate::pci;
 use crate::system::System;
 use crate::time::{Clock, Slot};
@@ -61,7 +61,9 @@ impl<P: Platform> Around<P> for Surroundings<'_, P> {
 
     fn fetch(&self, context: &Context<Hw<P>>, linear: u64, into: &mut [u8]) -> usize {
         let memory = self.domain.memory.read();
-        let mut guest = Linear::<Format<P>, _>::new(&memory, self.system.memory(), context.paging());
+        let mut trails = Trails::default();
+        let paging = context.paging();
+        let mut guest = Linear::<Format<P>, _>::new(&memory, self.system.memory(), paging, &mut trails);
         let mut count = 0;
         for byte in into {
             let Some(at) = linear.checked_add(count as u64) else { break };

@@ -202,16 +202,14 @@ impl<'a, P: Platform> Cpu<'a, P> {
                 return;
             }
             self.arm(|deadline| context.hw.set_deadline(deadline));
-            let now = generation.now();
-            if context.flushed != now {
-                context.hw.flush_nested();
-                context.flushed = now;
-            }
             // See `mem::flush`: what is announced here is looked at after the generation was counted up, or the new
             // generation is seen here.
-            vcpu.entered.store(now + 1, Ordering::SeqCst);
-            if generation.now() != now {
+            vcpu.entered.store(context.flushed + 1, Ordering::SeqCst);
+            let now = generation.now();
+            if now != context.flushed {
                 vcpu.entered.store(0, Ordering::SeqCst);
+                context.hw.flush_nested();
+                context.flushed = now;
                 continue;
             }
             let guest_since = system.platform.tsc();
@@ -265,7 +263,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
         around: &Surroundings<'_, P>,
         make: impl FnOnce(&mut Cx<'_, P>) -> After,
     ) -> Then {
-        let mut cx = Cx::new(around.system, around.domain, around.vcpu, &mut context.hw);
+        let mut cx = Cx::new(around.system, around.domain, around.vcpu, context);
         match make(&mut cx) {
             After::Continue => {
                 context.hw.skip();

@@ -197,6 +197,14 @@ impl VcpuHw for ScriptedVcpu {
         self.segments.get(&(segment as u8)).copied().unwrap_or_default()
     }
 
+    fn privilege_level(&self) -> u8 {
+        u8::try_from(self.segment(Segment::Ss).attributes >> 5 & 3).unwrap()
+    }
+
+    fn is_64_bit(&self) -> bool {
+        self.segment(Segment::Cs).attributes & 0x200 != 0
+    }
+
     fn set_segment(&mut self, segment: Segment, state: SegmentState) {
         self.segments.insert(segment as u8, state);
     }

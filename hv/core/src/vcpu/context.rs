@@ -2,7 +2,7 @@
 
 use crate::apic::{Address, LocalApic};
 use crate::hw::{Reg, VcpuHw};
-use crate::mem::Paging;
+use crate::mem::{Paging, Trails};
 use alloc::sync::Arc;
 
 /// The memory type range registers: kept for the guest to read, without effect, because the nested page tables and
@@ -36,6 +36,8 @@ pub struct Context<H> {
     pub hw: H,
     /// Its local interrupt controller.
     pub apic: LocalApic,
+    /// How its linear addresses were translated last.
+    pub trails: Trails,
     /// Its memory type range registers.
     pub mtrrs: Mtrrs,
     /// The generation of the nested tables for which translations were last forgotten.
@@ -58,6 +60,7 @@ impl<H: VcpuHw> Context<H> {
         Self {
             hw,
             apic,
+            trails: Trails::default(),
             mtrrs: Mtrrs::default(),
             flushed: 0,
             upcall_due: false,

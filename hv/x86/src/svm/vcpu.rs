@@ -27,8 +27,6 @@ const RFLAGS_IF: u64 = 1 << 9;
 const TSC_AUX: u32 = 0xc000_0103;
 /// #DB and #AC exit because a guest could make the CPU deliver them for ever; #MC is the host's.
 const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
-/// What a hypercall from user mode returns: -EPERM.
-const NOT_PERMITTED: u64 = -1i64 as u64;
 /// PAUSEs between exits, where the CPU counts them, and the ticks after which it counts anew.
 const PAUSE_COUNT: u16 = 4000;
 const PAUSE_THRESHOLD: u16 = 128;
@@ -176,7 +174,9 @@ impl SvmVcpu {
 
     /// The exits that are finished here. `None` means that the guest goes on.
     #[cold]
-    fn finish(&mut self, raw: Raw) -> Option<Exit> {
+    fn finish(&mut self) -> Option<Exit> {
+        let control = &self.vmcb.control;
+        let raw = Raw { code: control.exit_code, info1: control.exit_info1, info2: control.exit_info2 };
         match raw.code {
             code::INTR | code::NMI | code::SMI | code::INIT => {
                 run::settle(PerCpu::current());
@@ -196,12 +196,6 @@ impl SvmVcpu {
                 self.vmcb.control.shadow |= 1;
                 self.nmi = Nmi::Returning(self.vmcb.save.rip);
                 self.set_windows();
-                None
-            }
-            code::VMMCALL => {
-                // From the guest's user mode: the guest's kernel makes hypercalls, nobody else.
-                self.gprs.rax = NOT_PERMITTED;
-                self.skip();
                 None
             }
             code::PAUSE => {
@@ -351,16 +345,14 @@ impl VcpuHw for SvmVcpu {
             if self.touched {
                 self.entered();
             }
-            let control = &self.vmcb.control;
-            let raw = Raw { code: control.exit_code, info1: control.exit_info1, info2: control.exit_info2 };
-            if event::is_valid(control.exit_int_info) {
+            if event::is_valid(self.vmcb.control.exit_int_info) {
                 self.put_back();
             }
-            match raw.code {
-                code::VMMCALL if self.vmcb.save.cpl == 0 => return Exit::Hypercall,
+            match self.vmcb.control.exit_code {
+                code::VMMCALL => return Exit::Hypercall,
                 code::CPUID => return Exit::Cpuid,
                 _ => {
-                    if let Some(exit) = self.finish(raw) {
+                    if let Some(exit) = self.finish() {
                         return exit;
                     }
                 }
@@ -475,6 +467,16 @@ impl VcpuHw for SvmVcpu {
         SegmentState { selector: raw.selector, attributes: raw.attributes, limit: raw.limit, base: raw.base }
     }
 
+    #[inline]
+    fn privilege_level(&self) -> u8 {
+        self.vmcb.save.cpl
+    }
+
+    #[inline]
+    fn is_64_bit(&self) -> bool {
+        self.vmcb.save.cs.attributes & 1 << 9 != 0
+    }
+
     fn set_segment(&mut self, segment: Segment, state: SegmentState) {
         if matches!(segment, Segment::Fs | Segment::Gs | Segment::Tr | Segment::Ldtr) {
             self.sync();
@@ -490,15 +492,15 @@ impl VcpuHw for SvmVcpu {
     #[inline]
     fn skip(&mut self) {
         let control = &self.vmcb.control;
-        let next = if self.capabilities.next_rip && control.next_rip != 0 {
-            control.next_rip
-        } else {
-            match control.exit_code {
-                // Nobody puts prefixes before these two, which are frequent: they are not looked for.
-                code::VMMCALL => self.vmcb.save.rip.wrapping_add(3),
-                code::CPUID => self.vmcb.save.rip.wrapping_add(2),
-                _ => fetch::next_rip(&self.vmcb),
-            }
+        let rip = self.vmcb.save.rip;
+        // Where the CPU does not tell it the field stays zero. Nobody puts prefixes before the instructions that are
+        // frequent: they are not looked for.
+        let next = match (control.next_rip, control.exit_code) {
+            (0, code::VMMCALL) => rip.wrapping_add(3),
+            (0, code::CPUID) => rip.wrapping_add(2),
+            (0, code::HLT) => rip.wrapping_add(1),
+            (0, _) => fetch::next_rip(&self.vmcb),
+            (next, _) => next,
         };
         self.vmcb.save.rip = next;
         self.vmcb.control.shadow &= !1;

@@ -75,6 +75,16 @@ pub fn read(segment: Segment) -> SegmentState {
     }
 }
 
+/// The privilege level that the current control structure says: that of the stack segment (section 25.4.1).
+pub fn privilege_level() -> u8 {
+    (instr::read(field::GUEST_SS_RIGHTS) >> 5 & 3) as u8
+}
+
+/// Whether the current control structure's code segment is one of 64-bit code (table 25-2: bit 13).
+pub fn is_64_bit() -> bool {
+    instr::read(field::GUEST_CS_RIGHTS) & 1 << 13 != 0
+}
+
 /// Writes a register to the current control structure.
 pub fn write(segment: Segment, state: SegmentState) {
     let fields = fields(segment);

@@ -487,6 +487,14 @@ impl VcpuHw for Vcpu {
         }
     }
 
+    fn privilege_level(&self) -> u8 {
+        segment::privilege_level()
+    }
+
+    fn is_64_bit(&self) -> bool {
+        segment::is_64_bit()
+    }
+
     fn set_segment(&mut self, segment: Segment, state: SegmentState) {
         self.on_structure(|_| segment::write(segment, state));
     }

@@ -252,6 +252,55 @@ fn several_calls_in_one_have_a_result_each() {
 }
 
 #[test]
+fn a_list_of_calls_may_lie_anywhere() {
+    let world = World::new();
+    let a = world.guest("a");
+    let entry = MulticallEntry { op: number::XEN_VERSION, args: [0; 6], result: 9 };
+    let page = a.page();
+    let idle = world.system.ram().references(world::machine_page(&a, page));
+    let _room = (a.page(), a.page());
+    // Aligned and not, within a page and across two.
+    for offset in [0, 8, 4096 - 64, 4096 - 32, 4096 - 20, 3] {
+        let at = page.base().raw() + offset;
+        a.poke(at, &[entry; 100]);
+        assert_eq!(a.raw(number::MULTICALL, [at, 100, 0, 0, 0]), 0);
+        let done: [MulticallEntry; 100] = a.peek(at);
+        assert!(done.iter().all(|call| *call == MulticallEntry { result: VERSION.into(), ..entry }));
+    }
+    assert_eq!(world.system.ram().references(world::machine_page(&a, page)), idle, "the page stays pinned");
+    assert_eq!(a.raw(number::MULTICALL, [world::READ_ONLY, 1, 0, 0, 0]), Errno::EFAULT.to_return());
+    // The list ends where memory ends: what was before is done.
+    let at = a.domain.layout.get().unwrap().ranges().last().unwrap().past().base().raw() - 128;
+    a.poke(at, &[entry; 2]);
+    assert_eq!(a.raw(number::MULTICALL, [at, 3, 0, 0, 0]), Errno::EFAULT.to_return());
+    assert_eq!(a.peek::<[MulticallEntry; 2]>(at).map(|call| call.result), [u64::from(VERSION); 2]);
+}
+
+#[test]
+fn a_call_in_a_list_may_give_the_list_away() {
+    let world = World::new();
+    let a = world.guest("a");
+    let page = a.page();
+    let pages = [page];
+    let reservation = memory::Reservation {
+        extent_start: a.put(&pages[..]),
+        nr_extents: 1,
+        domid: DomainId::SELF,
+        ..Default::default()
+    };
+    let reservation = a.put(&reservation).raw();
+    let entry = |op, args: [u64; 2]| MulticallEntry { op, args: [args[0], args[1], 0, 0, 0, 0], result: 9 };
+    let calls = [
+        entry(number::MEMORY_OP, [memory::op::DECREASE_RESERVATION, reservation]),
+        entry(number::XEN_VERSION, [0, 0]),
+    ];
+    a.poke(page.base().raw(), &calls);
+    let frame = world::machine_page(&a, page);
+    assert_eq!(a.raw(number::MULTICALL, [page.base().raw(), 2, 0, 0, 0]), 0);
+    assert_eq!(world.system.ram().state(frame), crate::mem::frame::FrameState::Free(0), "not kept, not lost");
+}
+
+#[test]
 fn a_long_call_within_another_goes_on_where_it_was() {
     let world = World::new();
     let a = world.guest("a");

@@ -4,6 +4,7 @@ use super::*;
 use crate::call::{After, Cx, hypercall, resume};
 use crate::hw::{Gprs, PhysMemory, Reg, Segment, SegmentState, VcpuHw};
 use crate::testing::TestMachine;
+use crate::vcpu::{Context, Hw};
 use pv_abi::call::number;
 use pv_abi::hvm::{self, Param, param};
 use pv_abi::memory::{E820Entry, space};
@@ -30,18 +31,18 @@ fn call(guest: &Guest<'_>, number: u64, args: [u64; 5]) -> i32 {
         Gprs { rax: number | RUBBISH, rbx, rcx, rdx, rsi, rdi, r10: 77, r8: 78, ..Default::default() };
     *context.hw.gprs_mut() = before;
     let world = guest.world;
-    let make = |hw: &mut crate::vcpu::Hw<TestMachine>, cursor: Option<u64>| {
-        let mut cx = Cx::new(&world.system, &guest.domain, &guest.vcpu, hw);
+    let make = |context: &mut Context<Hw<TestMachine>>, cursor: Option<u64>| {
+        let mut cx = Cx::new(&world.system, &guest.domain, &guest.vcpu, context);
         match cursor {
             Some(cursor) => resume(&mut cx, cursor),
             None => hypercall(&mut cx),
         }
     };
-    let mut after = make(&mut context.hw, None);
+    let mut after = make(&mut context, None);
     while let After::Preempted(cursor) = after {
         assert_eq!(*context.hw.gprs(), before, "a preempted call changed a register");
         guest.preemptions.set(guest.preemptions.get() + 1);
-        after = make(&mut context.hw, Some(cursor));
+        after = make(&mut context, Some(cursor));
     }
     guest.after.set(after);
     let rax = context.hw.gprs().rax;

@@ -214,14 +214,14 @@ impl Transport for Guest<'_> {
             ..Default::default()
         };
         *gprs = before;
-        let mut cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context.hw);
+        let mut cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context);
         let mut after = hypercall(&mut cx);
         for step in 0.. {
             assert!(step < 100_000, "the call never ends");
             let After::Preempted(cursor) = after else { break };
             assert_eq!(*context.hw.gprs(), before, "a preempted call changed a register");
             self.preemptions.set(self.preemptions.get() + 1);
-            let mut cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context.hw);
+            let mut cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context);
             after = resume(&mut cx, cursor);
         }
         self.after.set(after);

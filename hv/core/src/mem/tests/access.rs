@@ -2,7 +2,7 @@
 
 use crate::hw::{Order, PhysMemory};
 use crate::mem::fixture::Fixture;
-use crate::mem::{DomainMemory, Kept, Linear, Mode, Paging, Physical};
+use crate::mem::{DomainMemory, Linear, Mode, Paging, Physical, Trails};
 use crate::testing::PlainFormat;
 use pv_abi::Errno;
 use pv_abi::ids::{Gfn, GuestPhys, GuestVirt};
@@ -49,7 +49,8 @@ impl Guest {
     }
 
     fn linear(&self, cr0: u64, cr4: u64, efer: u64) -> Linear<'_, PlainFormat, crate::testing::VecMemory> {
-        Linear::new(&self.map, &self.fixture.memory, Paging::new(cr0, 0x1000, cr4, efer))
+        let trails = std::boxed::Box::leak(std::boxed::Box::default());
+        Linear::new(&self.map, &self.fixture.memory, Paging::new(cr0, 0x1000, cr4, efer), trails)
     }
 
     fn long(&self) -> Linear<'_, PlainFormat, crate::testing::VecMemory> {
@@ -332,27 +333,101 @@ fn memory_that_a_grant_gives_read_only_is_not_written() {
     guest.end();
 }
 
+/// What a look at guest memory found: a page of the machine, or nothing.
+type Found = Result<Option<u64>, Errno>;
+
+/// Looks for the page at `gva` with these trails; the first word of the page says which it is.
+fn look(guest: &Guest, root: u64, gva: u64, write: bool, trails: &mut Trails) -> Found {
+    let paging = Paging::new(CR0, root, PAE, LMA);
+    let mut linear = Linear::new(&guest.map, &guest.fixture.memory, paging, trails);
+    if write { linear.check_write(va(gva), 8).map(|()| None) } else { linear.read(va(gva)).map(Some) }
+}
+
 #[test]
-fn what_is_kept_counts_until_a_place_is_emptied() {
+fn a_trail_leads_where_a_walk_leads_whatever_the_guest_changes() {
+    let guest = Guest::new();
+    guest.long_tables();
+    for page in 0..64 {
+        guest.set(0x10_0000 + 0x1000 * page, 0x1111 * page);
+    }
+    // A second root, a third-level table and a leaf table, to switch entries to.
+    guest.set(0x5000, 0x2000 | P | W);
+    guest.set(0x6000, 0x7000 | P | W);
+    guest.set(0x7000, 0x8000 | P | W);
+    for page in 0..512 {
+        guest.set(0x8000 + 8 * page, (0x12_0000 + 0x1000 * (page % 32)) | P | W);
+    }
+    let mut trails = Trails::default();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let changes = [
+        (0x1000, [0x2000 | P | W, 0x6000 | P | W, 0x2000 | P]),
+        (0x2000, [0x3000 | P | W, 0x7000 | P | W, 0]),
+        (0x3000, [0x4000 | P | W, 0x8000 | P | W, PS | P | W]),
+        (0x4008, [0x10_1000 | P | W, 0x10_2000 | P, 0]),
+        (0x4010, [0x10_2000 | P | W | A, 0x10_5000 | P | W, 0x50_0000 | P | W]),
+    ];
+    let (mut same, mut failed) = (0, 0);
+    for _ in 0..20_000 {
+        if next(4) == 0 {
+            let (at, values) = changes[next(changes.len() as u64) as usize];
+            guest.set(at, values[next(3) as usize]);
+        }
+        let (root, gva, write) =
+            ([0x1000, 0x5000][usize::from(next(16) == 0)], next(12) * 0x1000, next(2) == 0);
+        let found = look(&guest, root, gva, write, &mut trails);
+        assert_eq!(found, look(&guest, root, gva, write, &mut Trails::default()), "{gva:#x} write {write}");
+        same += usize::from(found.is_ok());
+        failed += usize::from(found.is_err());
+    }
+    assert!(same > 1000 && failed > 1000, "{same} found, {failed} not");
+    guest.end();
+}
+
+#[test]
+fn a_trail_marks_entries_as_a_walk_does() {
+    let guest = Guest::new();
+    guest.long_tables();
+    let mut trails = Trails::default();
+    let leaf = || guest.get(0x4018) & (A | D);
+    look(&guest, 0x1000, 0x3000, false, &mut trails).unwrap();
+    assert_eq!(leaf(), A);
+    look(&guest, 0x1000, 0x3000, true, &mut trails).unwrap();
+    assert_eq!(leaf(), A | D);
+    // Taken back by the guest: marked again.
+    guest.set(0x4018, 0x10_3000 | P | W);
+    look(&guest, 0x1000, 0x3000, false, &mut trails).unwrap();
+    assert_eq!(leaf(), A);
+    look(&guest, 0x1000, 0x3000, true, &mut trails).unwrap();
+    assert_eq!(leaf(), A | D);
+    guest.end();
+}
+
+#[test]
+fn trails_end_when_a_place_is_emptied() {
     let fixture = Fixture::new(256);
     let ram = fixture.ram();
     let domain = spin::RwLock::new(fixture.domain(1, 16));
     domain.write().populate(ram, Gfn::new(1), Order::PAGE).unwrap();
-    let read = |kept: &Kept| {
+    let mut trails = Trails::default();
+    let mut read = || {
         let map = domain.read();
-        let mut physical = Physical::resume(&map, &fixture.memory, kept);
-        let value = physical.read_value::<u64>(GuestPhys::new(0x1000));
-        (value, physical.keep())
+        let paging = Paging::new(0, 0, 0, 0);
+        Linear::new(&map, &fixture.memory, paging, &mut trails).read::<u64>(va(0x1000))
     };
-    let (value, kept) = read(&Kept::EMPTY);
-    assert_eq!(value, Ok(0));
+    assert_eq!(read(), Ok(0));
     let before = domain.read().translate(&fixture.memory, Gfn::new(1)).unwrap().mfn;
     assert_eq!(crate::mem::op::decrease(ram, &domain, Order::PAGE, &[Gfn::new(1)], |_| ()), 1);
-    assert_eq!(read(&kept).0, Err(Errno::EFAULT), "the place is empty");
+    assert_eq!(read(), Err(Errno::EFAULT), "the place is empty");
     let other = ram.alloc_at(before, 1).unwrap();
     fixture.memory.write(before.base(), &[0x77; 8]);
     domain.write().populate(ram, Gfn::new(1), Order::PAGE).unwrap();
-    assert_eq!(read(&kept).0, Ok(0), "not what is in the frame that it had");
+    assert_eq!(read(), Ok(0), "not what is in the frame that it had");
     ram.free(other);
     fixture.tear_down(domain.into_inner());
 }
