@@ -9,6 +9,7 @@ use pv_abi::Errno;
 use pv_abi::event::{self, status};
 use pv_abi::ids::{DomainId, Port, Virq};
 
+#[inline(always)]
 pub(super) fn evtchn_send<P: Platform>(cx: &mut Cx<'_, P>, send: &event::Send) -> Reply {
     let memory = cx.system.memory();
     let wake = match cx.domain.events.send(memory, send.port)? {

@@ -37,6 +37,7 @@ pub(crate) use narrow::{latch_width, width};
 use crate::domain::Roles;
 use crate::hw::{Gprs, Platform, VcpuHw};
 use args::Decode;
+use core::marker::PhantomData;
 use pv_abi::call::ANY;
 use pv_abi::call::args::{Array, Buffer, In, InOut, Out, Ptr, Text, Word};
 use pv_abi::control::{TraceRecord, trace};
@@ -162,16 +163,17 @@ fn observed<P: Platform>(
     make: impl FnOnce(&mut Cx<'_, P>, Call) -> Answer,
 ) -> Answer {
     cx.stats().call(call);
-    if cx.system.trace.is_on() {
-        let answer = make(cx, call);
-        record(cx, call, answer);
-        return answer;
-    }
-    make(cx, call)
+    if cx.system.trace.is_on() { traced(cx, call, make) } else { make(cx, call) }
 }
 
 #[cold]
-fn record<P: Platform>(cx: &Cx<'_, P>, call: Call, answer: Answer) {
+#[inline(never)]
+fn traced<P: Platform>(
+    cx: &mut Cx<'_, P>,
+    call: Call,
+    make: impl FnOnce(&mut Cx<'_, P>, Call) -> Answer,
+) -> Answer {
+    let answer = make(cx, call);
     let result = match answer {
         Answer::Done(result) => result,
         Answer::Preempted(_) => Errno::EAGAIN.to_return().cast_unsigned(),
@@ -185,6 +187,7 @@ fn record<P: Platform>(cx: &Cx<'_, P>, call: Call, answer: Answer) {
         a: call as u64,
         b: result,
     });
+    answer
 }
 
 /// Whether a domain with these roles may make a call.
@@ -195,6 +198,15 @@ const fn permits(roles: Roles, privilege: Privilege) -> bool {
         Privilege::Driver => roles.contains(Roles::DRIVER),
         Privilege::Control => roles.contains(Roles::CONTROL),
         Privilege::Store => roles.contains(Roles::STORE),
+    }
+}
+
+/// Makes a call.
+#[inline(always)]
+fn route<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Answer {
+    match Entries::<P>::ALL.get(call as usize) {
+        Some(entry) => entry(cx),
+        None => unknown(cx), // there is none without
     }
 }
 
@@ -231,11 +243,11 @@ macro_rules! dispatch {
             )*
         }
 
-        #[inline(always)]
-        fn route<P: Platform>(cx: &mut Cx<'_, P>, call: Call) -> Answer {
-            match call {
-                $(Call::$variant => entry::$name(cx),)*
-            }
+        /// The functions in the order of [`Call`].
+        struct Entries<P>(PhantomData<P>);
+
+        impl<P: Platform> Entries<P> {
+            const ALL: [fn(&mut Cx<'_, P>) -> Answer; Call::COUNT] = [$(entry::$name::<P>),*];
         }
     };
 }

@@ -6,7 +6,7 @@
 use super::args::GuestArray;
 use super::cx::Cx;
 use super::{Answer, Reply, Stop, call};
-use crate::hw::{HostPhys, PAGE_BYTES, PAGE_SHIFT, PhysMemory, Platform};
+use crate::hw::{HostPhys, PAGE_BYTES, PhysMemory, Platform};
 use crate::mem::PageRef;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
@@ -39,10 +39,8 @@ fn entries<P: Platform>(
     let (mut index, mut inner) = (cx.cursor >> 32, cx.cursor & 0xffff_ffff);
     let end = count.min(index + ENTRIES);
     while index < end {
-        let place = ENTRY_BYTES
-            .checked_mul(index)
-            .and_then(|offset| calls.at.checked_add(offset))
-            .ok_or(Errno::EFAULT)?;
+        // Fewer than 2^32 entries: only the sum can overflow.
+        let place = calls.at.checked_add(ENTRY_BYTES * index).ok_or(Errno::EFAULT)?;
         let slot = Window::slot(window, cx, place)?;
         let (op, words) = slot.read(cx)?;
         cx.cursor = inner;
@@ -67,11 +65,13 @@ fn entries<P: Platform>(
     if index < count { Err(Stop::Preempted(index << 32)) } else { Ok(0) }
 }
 
-/// A page of the list.
+/// What is left of the page of the list that is worked on.
 struct Window {
-    /// Its linear number.
-    page: u64,
     frame: PageRef,
+    /// Where the next entry is.
+    next: HostPhys,
+    /// How many entries from there on are wholly in the page.
+    left: u64,
 }
 
 /// Where an entry is.
@@ -83,16 +83,18 @@ enum Slot {
 }
 
 impl Window {
-    /// Where the entry at `place` is, which can be read and written. Moves the window to its page.
+    /// Where the entry at `place` is, which follows the one that was asked for last.
     #[inline(always)]
     fn slot<P: Platform>(window: &mut Option<Self>, cx: &mut Cx<'_, P>, place: GuestVirt) -> Result<Slot> {
-        if let Some(Self { page, frame }) = window
-            && *page == place.raw() >> PAGE_SHIFT
-            && is_whole(place)
-        {
-            return Ok(Slot::Here(frame.mfn().at(place.raw())));
+        match window {
+            Some(Self { next, left, .. }) if *left != 0 => {
+                let slot = Slot::Here(*next);
+                *next = field(*next, size_of::<MulticallEntry>());
+                *left -= 1;
+                Ok(slot)
+            }
+            _ => Self::advance(window, cx, place),
         }
-        Self::advance(window, cx, place)
     }
 
     #[cold]
@@ -101,21 +103,19 @@ impl Window {
             cx.unpin(cx.domain, frame);
         }
         let (ram, owner) = (cx.system.ram(), cx.domain.id);
-        cx.guest(|memory| memory.check_write(place, ENTRY_BYTES))?;
-        if is_whole(place)
+        let whole = (PAGE_BYTES - place.offset()) / ENTRY_BYTES;
+        if whole != 0
+            && place.raw().is_multiple_of(align_of::<u64>() as u64)
             && let Ok(frame) = cx.guest(|memory| memory.pin(ram, owner, place))
         {
-            let slot = Slot::Here(frame.mfn().at(place.raw()));
-            *window = Some(Self { page: place.raw() >> PAGE_SHIFT, frame });
-            return Ok(slot);
+            let slot = frame.mfn().at(place.raw());
+            let next = field(slot, size_of::<MulticallEntry>());
+            *window = Some(Self { frame, next, left: whole - 1 });
+            return Ok(Slot::Here(slot));
         }
+        cx.guest(|memory| memory.check_write(place, ENTRY_BYTES))?;
         Ok(Slot::There(place))
     }
-}
-
-/// Whether an entry is aligned and in one page.
-const fn is_whole(place: GuestVirt) -> bool {
-    place.raw() % 8 == 0 && place.offset() <= PAGE_BYTES - ENTRY_BYTES
 }
 
 impl Slot {
@@ -154,7 +154,7 @@ impl Slot {
     }
 }
 
-/// A field of an entry that is in one page.
+/// A place within the page of the list, or its end.
 const fn field(entry: HostPhys, offset: usize) -> HostPhys {
     HostPhys::new(entry.raw() + offset as u64)
 }

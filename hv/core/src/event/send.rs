@@ -10,7 +10,7 @@ use pv_abi::ids::{DomainId, Pirq, Port, VcpuId, Virq};
 
 impl EventTable {
     /// Sends through `port`. An event for another domain is only addressed: see [`Sent::There`].
-    #[inline]
+    #[inline(always)]
     pub fn send<M: PhysMemory>(&self, memory: &M, port: Port) -> Result<Sent> {
         let mut inner = self.inner.lock();
         match inner.channel(port).ok_or(Errno::EINVAL)?.state {

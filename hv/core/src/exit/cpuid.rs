@@ -5,7 +5,6 @@
 //!
 //! Sources: Intel SDM volume 2, CPUID; AMD64 manual volume 3, appendix E; `xen/arch-x86/cpuid.h`.
 
-use super::Resume;
 use crate::apic::apic_id;
 use crate::hw::{Reg, VcpuHw};
 use crate::time::Clock;
@@ -250,6 +249,7 @@ impl CpuidPolicy {
     }
 
     /// What CPUID says to a virtual CPU whose control registers have these values.
+    #[inline]
     pub fn leaf(
         &self,
         vcpu: VcpuId,
@@ -337,7 +337,7 @@ impl CpuidPolicy {
 
 /// Executes CPUID.
 #[inline]
-pub fn on_cpuid<H: VcpuHw>(context: &mut Context<H>, vcpu: VcpuId, policy: &CpuidPolicy) -> Resume {
+pub fn on_cpuid<H: VcpuHw>(context: &mut Context<H>, vcpu: VcpuId, policy: &CpuidPolicy) {
     let hw = &mut context.hw;
     #[allow(clippy::cast_possible_truncation)] // the instruction reads 32 bits
     let (leaf, sub) = (hw.gprs().rax as u32, hw.gprs().rcx as u32);
@@ -348,5 +348,4 @@ pub fn on_cpuid<H: VcpuHw>(context: &mut Context<H>, vcpu: VcpuId, policy: &Cpui
     gprs.rcx = ecx.into();
     gprs.rdx = edx.into();
     hw.skip();
-    Resume::Continue
 }

@@ -20,10 +20,13 @@ pub fn deliver<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P
     if context.nmi_due {
         inject_nmi(context, vcpu);
     }
-    if reasons.contains(Reason::UPCALL) && vcpu.info.has_upcall(around.platform().memory()) {
+    if reasons.contains(Reason::UPCALL) || context.upcall_due {
+        // The guest may have dealt with its events, or have taken the call-back away, in the meantime.
+        let due = vcpu.info.has_upcall(around.platform().memory());
         match vcpu.upcall_vector() {
-            Some(vector) => context.apic.request(vector),
-            None => context.upcall_due = true,
+            Some(vector) if due && reasons.contains(Reason::UPCALL) => context.apic.request(vector),
+            Some(_) => context.upcall_due &= due,
+            None => context.upcall_due = due,
         }
     }
     if reasons.contains(Reason::APIC) {
@@ -66,10 +69,6 @@ fn inject<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
     let vcpu = around.vcpu();
     let [cr8, ..] = context.hw.get(Reg::Cr8).to_le_bytes();
     context.apic.set_cr8(cr8);
-    // The guest may have dealt with its events, or have taken the call-back away, in the meantime.
-    if context.upcall_due && !vcpu.info.has_upcall(around.platform().memory()) {
-        context.upcall_due = false;
-    }
     let upcall = around.callback_vector().filter(|_| context.upcall_due);
     let by_hand = !context.hw.delivers_interrupts();
     let waiting = |context: &Context<Hw<P>>| if by_hand { context.apic.pending() } else { None };

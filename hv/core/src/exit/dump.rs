@@ -9,7 +9,7 @@ use pv_abi::control::TraceRecord;
 /// Writes the cause, the registers, the bytes at RIP and the last records of the trace.
 pub fn dump<P: Platform>(
     out: &mut impl Write,
-    context: &Context<Hw<P>>,
+    context: &mut Context<Hw<P>>,
     around: &impl Around<P>,
     fault: &GuestFault,
     trace: &[TraceRecord],

@@ -126,7 +126,7 @@ pub trait Around<P: Platform> {
     /// Sends a message from its local APIC: [`send_ipi`] with its domain's virtual CPUs.
     fn send_ipi(&self, ipi: Ipi);
     /// Reads guest memory at a linear address, as far as there is any; how many bytes.
-    fn fetch(&self, context: &Context<Hw<P>>, linear: u64, into: &mut [u8]) -> usize;
+    fn fetch(&self, context: &mut Context<Hw<P>>, linear: u64, into: &mut [u8]) -> usize;
     /// Reads or writes guest memory at a guest-physical frame, for the hypercall page.
     fn write_page(&self, gfn: Gfn, bytes: &[u8; 4096]) -> Result<(), Errno>;
     /// Takes the width of what the guest shares with the hypervisor from the mode that it is in.
@@ -179,7 +179,10 @@ pub(crate) fn moment<'a, P: Platform>(around: &'a impl Around<P>) -> Moment<'a> 
 pub fn handle<P: Platform>(exit: Exit, context: &mut Context<Hw<P>>, around: &impl Around<P>) -> Resume {
     match exit {
         Exit::Hypercall | Exit::Interrupted | Exit::Deadline => Resume::Continue,
-        Exit::Cpuid => on_cpuid(context, around.vcpu().id, around.cpuid()),
+        Exit::Cpuid => {
+            on_cpuid(context, around.vcpu().id, around.cpuid());
+            Resume::Continue
+        }
         Exit::MsrRead(index) => on_msr_read(context, around, index),
         Exit::MsrWrite(index, value) => on_msr_write(context, around, index, value),
         Exit::Io(access) => port::on_io(context, around, access),

@@ -17,7 +17,7 @@ use pv_abi::ids::GuestVirt;
 /// The levels of a guest's tables in long mode.
 const LEVELS: usize = 4;
 /// How many trails are remembered: a power of two.
-const TRAILS: u64 = 8;
+const TRAILS: usize = 8;
 
 /// How one page was found.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ pub struct Trails {
     generation: u64,
     /// Where guest-physical addresses led last.
     pub(super) near: Lookaside,
-    trails: [Trail; TRAILS as usize],
+    trails: [Trail; TRAILS],
 }
 
 impl Default for Trails {
@@ -77,7 +77,7 @@ impl Default for Trails {
             paging: Paging::new(0, 0, 0, 0),
             generation: 0,
             near: Lookaside::EMPTY,
-            trails: [Trail::NOWHERE; TRAILS as usize],
+            trails: [Trail::NOWHERE; TRAILS],
         }
     }
 }
@@ -96,11 +96,11 @@ impl Trails {
         *self = Self { paging: *paging, generation, ..Self::default() };
     }
 
+    /// The place of a page's trail. There is always one, which the compiler sees.
     #[inline(always)]
-    fn slot(&mut self, page: u64) -> &mut Trail {
-        // A remainder is within the array: the compiler sees it, and leaves no check behind.
-        #[allow(clippy::indexing_slicing)]
-        &mut self.trails[(page % TRAILS) as usize]
+    #[allow(clippy::cast_possible_truncation)] // a remainder
+    fn slot(&mut self, page: u64) -> Option<&mut Trail> {
+        self.trails.get_mut(page as usize % TRAILS)
     }
 
     /// Where the byte at `gva` is in the machine, if the way to it is known and still the same.
@@ -112,7 +112,7 @@ impl Trails {
         write: bool,
     ) -> Option<HostPhys> {
         let page = gva.raw() >> PAGE_SHIFT;
-        let trail = self.slot(page);
+        let trail = self.slot(page)?;
         let known = trail.page == page && (trail.write || !write);
         let says = |(at, said): &(HostPhys, u64)| memory.u64_at(*at).load(Relaxed) == *said;
         (known && trail.entries.iter().all(says)).then(|| trail.mfn.at(gva.raw()))
@@ -121,8 +121,8 @@ impl Trails {
     /// Remembers the way to the page of `gva`.
     pub(super) fn keep(&mut self, gva: GuestVirt, mfn: Mfn, write: bool, steps: Steps) {
         let page = gva.raw() >> PAGE_SHIFT;
-        if let Some(trail) = steps.trail(page, mfn, write) {
-            *self.slot(page) = trail;
+        if let (Some(trail), Some(slot)) = (steps.trail(page, mfn, write), self.slot(page)) {
+            *slot = trail;
         }
     }
 }

@@ -4,8 +4,8 @@ use crate::apic::Ipi;
 use crate::domain::{Domain, Format};
 use crate::event::Width;
 use crate::exit::{Around, CpuidPolicy, PortAccess};
-use crate::hw::{Access, HostPhys, IoExit, Platform, TscTicks};
-use crate::mem::{Linear, Physical, Trails};
+use crate::hw::{Access, HostPhys, IoExit, PAGE_BYTES, Platform, TscTicks};
+use crate::mem::{Linear, Physical};
 use crate::pci;
 use crate::system::System;
 use crate::time::{Clock, Slot};
@@ -59,20 +59,21 @@ impl<P: Platform> Around<P> for Surroundings<'_, P> {
         crate::exit::send_ipi(platform, scheduler, &self.domain.vcpus, &self.vcpu.address, ipi, signature);
     }
 
-    fn fetch(&self, context: &Context<Hw<P>>, linear: u64, into: &mut [u8]) -> usize {
-        let memory = self.domain.memory.read();
-        let mut trails = Trails::default();
+    fn fetch(&self, context: &mut Context<Hw<P>>, linear: u64, into: &mut [u8]) -> usize {
         let paging = context.paging();
-        let mut guest = Linear::<Format<P>, _>::new(&memory, self.system.memory(), paging, &mut trails);
-        let mut count = 0;
-        for byte in into {
-            let Some(at) = linear.checked_add(count as u64) else { break };
-            if guest.read_bytes(GuestVirt::new(at), core::slice::from_mut(byte)).is_err() {
-                break;
-            }
-            count += 1;
+        let memory = self.domain.memory.read();
+        let mut guest =
+            Linear::<Format<P>, _>::new(&memory, self.system.memory(), paging, &mut context.trails);
+        // The rest of the first page, and what lies in the next one.
+        let room = PAGE_BYTES - linear % PAGE_BYTES;
+        let (head, tail) = into.split_at_mut(into.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+        if guest.read_bytes(GuestVirt::new(linear), head).is_err() {
+            return 0;
         }
-        count
+        match linear.checked_add(room).map(|next| guest.read_bytes(GuestVirt::new(next), tail)) {
+            Some(Ok(())) => head.len() + tail.len(),
+            _ => head.len(),
+        }
     }
 
     fn write_page(&self, gfn: Gfn, bytes: &[u8; 4096]) -> Result<(), Errno> {

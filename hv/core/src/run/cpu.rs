@@ -196,10 +196,12 @@ impl<'a, P: Platform> Cpu<'a, P> {
             vcpu.attention.raise(Reason::RESCHEDULE);
         }
         loop {
-            if vcpu.attention.is_wanted()
-                && let Then::Leave = self.attend(context, around)
-            {
-                return;
+            if vcpu.attention.is_wanted() {
+                if Reason::DELIVER.contains(vcpu.attention.peek()) && context.preempted.is_none() {
+                    exit::deliver(context, around);
+                } else if let Then::Leave = self.attend(context, around) {
+                    return;
+                }
             }
             self.arm(|deadline| context.hw.set_deadline(deadline));
             // See `mem::flush`: what is announced here is looked at after the generation was counted up, or the new
@@ -217,18 +219,28 @@ impl<'a, P: Platform> Cpu<'a, P> {
             vcpu.entered.store(0, Ordering::Release);
             let guest_until = system.platform.tsc();
             vcpu.stats.guest_ticks.add(guest_until.raw().wrapping_sub(guest_since.raw()));
-            vcpu.stats.exit(&exit);
-            if system.trace.is_on() {
-                self.record(&exit, context, vcpu);
-            }
+            // Noted in each arm, where the cause is known.
             let then = match exit {
-                Exit::Hypercall => self.hypercall(context, around, call::hypercall),
-                Exit::Interrupted => self.interrupted(vcpu),
+                Exit::Hypercall => {
+                    self.note_exit(&exit, context, vcpu);
+                    self.hypercall(context, around, call::hypercall)
+                }
+                Exit::Cpuid => {
+                    self.note_exit(&exit, context, vcpu);
+                    exit::on_cpuid(context, vcpu.id, &domain.cpuid);
+                    Then::Enter
+                }
+                Exit::Interrupted => {
+                    self.note_exit(&exit, context, vcpu);
+                    self.interrupted(vcpu)
+                }
                 Exit::Deadline => {
+                    self.note_exit(&exit, context, vcpu);
                     host::host_event(system, HostEvent::Timer);
                     self.timer_fired(vcpu)
                 }
                 exit => {
+                    self.note_exit(&exit, context, vcpu);
                     let resume = exit::handle(exit, context, around);
                     if let Resume::Continue = resume {
                         Then::Enter
@@ -240,6 +252,15 @@ impl<'a, P: Platform> Cpu<'a, P> {
             if let Then::Leave = then {
                 return;
             }
+        }
+    }
+
+    /// Counts and traces an exit.
+    #[inline(always)]
+    fn note_exit(&self, exit: &Exit, context: &Context<Hw<P>>, vcpu: &Vcpu<P>) {
+        vcpu.stats.exit(exit);
+        if self.system.trace.is_on() {
+            self.record(exit, context, vcpu);
         }
     }
 
@@ -338,7 +359,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
 
     /// Ends the domain of a virtual CPU that broke the contract, and says why.
     #[cold]
-    fn crash(&self, fault: &GuestFault, context: &Context<Hw<P>>, around: &Surroundings<'_, P>) {
+    fn crash(&self, fault: &GuestFault, context: &mut Context<Hw<P>>, around: &Surroundings<'_, P>) {
         let trace = self.system.trace.last(self.id, TRACED);
         let mut text = String::new();
         // Writing to a string does not fail.

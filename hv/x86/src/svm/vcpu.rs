@@ -49,6 +49,9 @@ pub struct SvmVcpu {
     gprs: Gprs,
     /// The VMCB holds something for the next entry only, or has fields without their clean bits.
     touched: bool,
+    /// How long the instruction is that exited; 0 where it must be looked for. Nobody puts prefixes before those that are
+    /// frequent.
+    length: u8,
     capabilities: Capabilities,
     vmcb_phys: u64,
     vmcb: Box<Vmcb>,
@@ -71,6 +74,7 @@ impl SvmVcpu {
         let mut vcpu = Self {
             gprs: Gprs::default(),
             touched: true,
+            length: 0,
             capabilities,
             vmcb_phys: paging::direct_map_phys(&raw const *vmcb),
             vmcb,
@@ -177,6 +181,7 @@ impl SvmVcpu {
     fn finish(&mut self) -> Option<Exit> {
         let control = &self.vmcb.control;
         let raw = Raw { code: control.exit_code, info1: control.exit_info1, info2: control.exit_info2 };
+        self.length = u8::from(raw.code == code::HLT);
         match raw.code {
             code::INTR | code::NMI | code::SMI | code::INIT => {
                 run::settle(PerCpu::current());
@@ -349,8 +354,14 @@ impl VcpuHw for SvmVcpu {
                 self.put_back();
             }
             match self.vmcb.control.exit_code {
-                code::VMMCALL => return Exit::Hypercall,
-                code::CPUID => return Exit::Cpuid,
+                code::VMMCALL => {
+                    self.length = 3;
+                    return Exit::Hypercall;
+                }
+                code::CPUID => {
+                    self.length = 2;
+                    return Exit::Cpuid;
+                }
                 _ => {
                     if let Some(exit) = self.finish() {
                         return exit;
@@ -491,15 +502,10 @@ impl VcpuHw for SvmVcpu {
 
     #[inline]
     fn skip(&mut self) {
-        let control = &self.vmcb.control;
-        let rip = self.vmcb.save.rip;
-        // Where the CPU does not tell it the field stays zero. Nobody puts prefixes before the instructions that are
-        // frequent: they are not looked for.
-        let next = match (control.next_rip, control.exit_code) {
-            (0, code::VMMCALL) => rip.wrapping_add(3),
-            (0, code::CPUID) => rip.wrapping_add(2),
-            (0, code::HLT) => rip.wrapping_add(1),
-            (0, _) => fetch::next_rip(&self.vmcb),
+        // Where the CPU does not tell it the field stays zero.
+        let next = match (self.vmcb.control.next_rip, self.length) {
+            (0, 0) => fetch::next_rip(&self.vmcb),
+            (0, length) => self.vmcb.save.rip.wrapping_add(length.into()),
             (next, _) => next,
         };
         self.vmcb.save.rip = next;

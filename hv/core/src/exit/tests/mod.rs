@@ -139,7 +139,7 @@ impl Around<TestMachine> for Bench {
         self.sent.lock().unwrap().push(ipi);
     }
 
-    fn fetch(&self, _context: &TestContext, _linear: u64, into: &mut [u8]) -> usize {
+    fn fetch(&self, _context: &mut TestContext, _linear: u64, into: &mut [u8]) -> usize {
         into.iter_mut().zip(&self.code).for_each(|(to, from)| *to = *from);
         into.len().min(self.code.len())
     }
