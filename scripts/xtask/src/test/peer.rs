@@ -1,6 +1,6 @@
 //! Cases on real Xen, from Debian's packages: the conformance guests as its first domain, and the guest kernel below Linux.
 
-use super::{Case, Context, Verdict, guests, live};
+use super::{Case, Context, Verdict, live};
 use crate::peer::{self, selftests::Outcome};
 use anyhow::Result;
 
@@ -9,26 +9,37 @@ pub fn cases() -> Vec<Case> {
     vec![Case::new("peer/xen/dom0", dom0)]
 }
 
-/// Every conformance guest, one boot each.
+/// The guests that are tried, one boot each; `cargo xtask peer xen selftests` tries all.
+const GUESTS: &[&str] = &[
+    "conf-console",
+    "conf-cpuid",
+    "conf-events-2level",
+    "conf-events-fifo",
+    "conf-fpu",
+    "conf-grants",
+    "conf-hvm",
+    "conf-hypercalls",
+    "conf-memory",
+    "conf-multicall",
+    "conf-pointers",
+    "conf-sched",
+    "conf-timer",
+    "conf-vcpus",
+];
+
+/// Conformance guests, each of which must pass.
 fn dom0(context: &Context) -> Result<Verdict> {
     let version = match peer::hypervisor() {
         Ok(version) => version,
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
     let images = context.images()?;
-    let (mut passed, mut skipped) = (0, Vec::new());
-    for guest in guests() {
-        let (outcome, report) = peer::selftests::on_xen(images, &guest, context.verbose)?;
+    for guest in GUESTS {
+        let (outcome, report) = peer::selftests::on_xen(images, guest, context.verbose)?;
         std::fs::write(context.file(&format!("peer-xen-{guest}.log"))?, &report.console)?;
-        match outcome {
-            Outcome::Pass(_) => passed += 1,
-            Outcome::Skip(_) => skipped.push(guest),
-            Outcome::Fail(why) => return Ok(live::failed(&report, format!("{guest}: {why}"))),
+        if !matches!(outcome, Outcome::Pass(1..)) {
+            return Ok(live::failed(&report, format!("{guest}: {outcome}")));
         }
     }
-    if passed == 0 {
-        return Ok(Verdict::failed("no guest passed"));
-    }
-    let skipped = if skipped.is_empty() { "none".into() } else { skipped.join(" ") };
-    Ok(Verdict::Passed(format!("{version}: {passed} guests passed; skipped as first domain: {skipped}")))
+    Ok(Verdict::Passed(format!("{} guests on {version}", GUESTS.len())))
 }
