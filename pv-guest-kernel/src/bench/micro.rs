@@ -229,11 +229,11 @@ fn copies(bench: &mut Bench, me: DomainId) -> Outcome {
     })?
 }
 
-/// Maps pages that `owner` granted, one or all of them in a call, and unmaps them again.
+/// Maps pages that `owner` granted, one or all of them in a call, and unmaps them again. What the hypervisor refuses is left
+/// out, with a warning.
 pub fn mapping(bench: &mut Bench, name: &str, owner: DomainId, refs: &[GrantRef]) -> Outcome {
     let most = refs.len();
     let first = special::allocate(most as u64).ok_or_else(|| Failure::because("no free frame numbers"))?;
-    let mut failed = None;
     let batches = [1, most];
     for &count in if most > 1 { &batches[..] } else { &batches[..1] } {
         let place = |i: usize| GuestPhys::new((first + i as u64) * PAGE);
@@ -248,18 +248,23 @@ pub fn mapping(bench: &mut Bench, name: &str, owner: DomainId, refs: &[GrantRef]
             .collect();
         let mut unmaps: Vec<UnmapGrantRef> =
             (0..count).map(|i| UnmapGrantRef { host_addr: place(i), ..UnmapGrantRef::default() }).collect();
-        bench.take(name, count, count.max(4), || {
+        let mut both = || {
             let _ = grants::map(&mut maps);
             for (unmap, map) in unmaps.iter_mut().zip(&maps) {
                 unmap.handle = map.handle;
             }
             let _ = grants::unmap(&mut unmaps);
             let statuses = maps.iter().map(|op| op.status).chain(unmaps.iter().map(|op| op.status));
-            failed = statuses.into_iter().find(|status| !status.is_okay()).or(failed);
+            statuses.into_iter().find(|status| !status.is_okay())
+        };
+        // Twice: what was mapped once must be gone the second time.
+        if let Some(status) = both().or_else(&mut both) {
+            log::warn!("{name} of {count}: {status}");
+            return Ok(());
+        }
+        bench.take(name, count, count.max(4), || {
+            core::hint::black_box(both());
         });
-    }
-    if let Some(status) = failed {
-        return Err(Failure::because(alloc::format!("{name}: {status}")));
     }
     (0..most as u64).for_each(|i| special::free(first + i));
     Ok(())

@@ -212,6 +212,9 @@ pub struct Bench {
     /// The emulator: Bochs for VT-x
     #[arg(long, value_enum)]
     pub emulator: Option<Emulator>,
+    /// Measures single services on another hypervisor too, with the same guest
+    #[arg(long, value_enum)]
+    pub peer: Option<Hypervisor>,
     /// How often counted figures are taken; runs that differ are a failure
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = repetitions)]
     pub repeat: usize,

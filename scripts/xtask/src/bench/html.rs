@@ -1,7 +1,7 @@
 //! The page of `--html`: one file with tables and plots that needs no other.
 
 use super::document::Document;
-use super::figure::{Figure, Lane, PARTS};
+use super::figure::{Figure, Lane, OWN, PARTS};
 use super::plot::{self, Series};
 use super::table;
 use super::targets::{MEMORY_DISK, grouped};
@@ -151,11 +151,14 @@ fn plots(document: &Document) -> Result<Vec<String>> {
         .figures
         .iter()
         .filter(|figure| {
-            figure.lane == Lane::Counted && figure.area == "micro" && figure.total("hv.ticks") > 0
+            figure.system == OWN
+                && figure.lane == Lane::Counted
+                && figure.area == "micro"
+                && figure.total("hv.ticks") > 0
         })
         .filter(|figure| figure.ticks() < 12_000)
         .collect();
-    for some in micro.chunks(6) {
+    for some in micro.chunks(4) {
         let names: Vec<String> = some.iter().map(|figure| figure.name.clone()).collect();
         plots.push(plot::bars("Services: who is busy", "instructions", &names, &shares(some))?);
     }

@@ -14,11 +14,11 @@ mod suite;
 mod table;
 mod targets;
 
-use crate::build::Images;
+use crate::build::{GUEST_KERNEL, Images};
 use crate::cli::{self, Area, Emulator};
 use crate::emulator::{self, Config};
 use crate::machine::{self, Console, End};
-use crate::process;
+use crate::{peer, process};
 use crate::{run, say, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use document::{Document, Setting};
@@ -63,6 +63,12 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
                 counted.iter_mut().zip(taken).for_each(|(all, run)| all.extend(run));
             }
             Lane::Counted => {}
+        }
+    }
+    if options.peer.is_some() {
+        match bench.on_xen(options.quick) {
+            Ok(figures) => once.extend(figures),
+            Err(error) => skipped.push(format!("Xen: {error:#}")),
         }
     }
     let document = Document::new(setting(options, emulator)?, &counted, once, skipped);
@@ -136,6 +142,33 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// The same guest kernel as the first domain of Debian's Xen, on the same emulated machine: single services only, for
+    /// there is no other domain.
+    fn on_xen(&self, quick: bool) -> Result<Vec<Figure>> {
+        say::step(format!("measuring micro on Debian's {}", peer::hypervisor()?));
+        let machine = peer::xen::Options {
+            icount: true,
+            plain: true,
+            limit: LIMIT,
+            verbose: self.verbose,
+            ..Default::default()
+        };
+        let cmdline = format!("role=guest {}", run::exec(&suite::services(quick)));
+        let kernel = self.images.guest(GUEST_KERNEL);
+        let report = patiently("Xen", || peer::xen::run(&kernel, &cmdline, &machine))?;
+        let figures = Figure::all(&report.console, Lane::Counted, "xen")?;
+        ensure!(
+            !figures.is_empty(),
+            "no figure, and {}:\n{}",
+            report.end,
+            process::tail(&report.console, 12)
+        );
+        say::step(format!("{} figures of Xen", figures.len()));
+        Ok(figures)
+    }
+}
+
 /// Does something long, and says from time to time that it is being done.
 fn patiently<R>(name: &str, work: impl FnOnce() -> R) -> R {
     let begin = Instant::now();
@@ -185,6 +218,9 @@ fn command(options: &cli::Bench) -> String {
     }
     if options.emulator == Some(Emulator::Bochs) {
         words.push("--emulator bochs".into());
+    }
+    if options.peer.is_some() {
+        words.push("--peer xen".into());
     }
     words.join(" ")
 }

@@ -87,7 +87,10 @@ pub fn bars(title: &str, y: &str, names: &[String], parts: &[(String, Vec<f64>)]
             .margin(8)
             .x_label_area_size(36)
             .y_label_area_size(60)
-            .build_cartesian_2d((0..names.len()).into_segmented(), 0.0..top.max(1e-9) * 1.2)?;
+            .build_cartesian_2d(
+                (0..names.len().saturating_sub(1)).into_segmented(),
+                0.0..top.max(1e-9) * 1.2,
+            )?;
         chart
             .configure_mesh()
             .disable_x_mesh()

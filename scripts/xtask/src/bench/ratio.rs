@@ -65,12 +65,33 @@ pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
             compare(what, lane, read(lane, MEMORY_DISK, depth), copy(lane));
         }
     }
+    for peer in figures.iter().filter(|figure| figure.system != OWN) {
+        let same = |own: &&Figure| {
+            own.system == OWN && own.lane == peer.lane && own.area == peer.area && own.what() == peer.what()
+        };
+        compare(
+            format!("{}: here to {}", peer.what(), peer.system),
+            peer.lane,
+            figures.iter().find(same),
+            Some(peer),
+        );
+    }
     all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_compared_service_by_service() {
+        let own = Figure::all("figure micro cpuid : n=1 : median=200", Lane::Counted, OWN).unwrap();
+        let line = "figure micro cpuid : n=1 : median=6000\nfigure micro yield : n=1 : median=9000";
+        let peer = Figure::all(line, Lane::Counted, "xen").unwrap();
+        let found = ratios(&[own, peer].concat());
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].what.as_str(), found[0].ours, found[0].base), ("cpuid: here to xen", 200, 6000));
+    }
 
     #[test]
     fn like_is_compared_with_like() {

@@ -107,12 +107,16 @@ fn disk_commands(disk: &str, quick: bool, n: u32) -> String {
 /// What [`Area::All`] stands for.
 const AREAS: [Area; 5] = [Area::Micro, Area::Blk, Area::Net, Area::Boot, Area::Scale];
 
+/// The commands that measure single services.
+pub fn services(quick: bool) -> String {
+    format!("bench micro n={} raw", if quick { 200 } else { 1000 })
+}
+
 /// The jobs of an area.
 pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
-    let n = if quick { 200 } else { 1000 };
     let mut chosen = match area {
         Area::Micro => {
-            vec![Job::new("micro", Lane::Counted, &format!("bench micro n={n} raw"))?.without_device()?]
+            vec![Job::new("micro", Lane::Counted, &services(quick))?.without_device()?]
         }
         Area::Blk => {
             let counted = Job::new("blk", Lane::Counted, &disk_commands(MEMORY_DISK, quick, 256))?;

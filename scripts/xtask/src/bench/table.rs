@@ -1,7 +1,7 @@
 //! Tables for people: on the terminal, and in the book.
 
 use super::document::Document;
-use super::figure::{Figure, Lane};
+use super::figure::{Figure, Lane, OWN};
 use super::ratio::Ratio;
 use super::targets::{Standing, grouped};
 use std::fmt::Write;
@@ -33,7 +33,11 @@ fn cells(figure: &Figure) -> [String; 8] {
         _ => "-".to_owned(),
     };
     let exits = if exits == 0.0 { "-".to_owned() } else { format!("{exits:.2}") };
-    [figure.what(), ticks, part("guest.ticks"), part("hv.ticks"), other, exits, moved, quantile("p99")]
+    let what = match figure.system.as_str() {
+        OWN => figure.what(),
+        system => format!("{system}: {}", figure.what()),
+    };
+    [what, ticks, part("guest.ticks"), part("hv.ticks"), other, exits, moved, quantile("p99")]
 }
 
 /// The lanes, and how a title names them.
