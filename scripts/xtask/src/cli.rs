@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::emulator::{Forward, Network};
+use crate::linux::Suite;
 use crate::workspace::size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -131,20 +132,30 @@ impl Machine {
 
 /// Options of `run`.
 #[derive(Args)]
+#[command(group(clap::ArgGroup::new("kernels").args(["kernel", "linux"])))]
 pub struct Run {
     /// Guest shell commands, separated by `;`: runs them without a keyboard and ends with their status
     #[arg(long, value_name = "COMMANDS")]
     pub exec: Option<String>,
-    /// The kernel of the guest: any kernel with a PVH entry [default: pv-guest-kernel]
+    /// The kernel of the guest: any kernel with a PVH entry, or a compressed image of Linux [default: pv-guest-kernel]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// Debian's Linux as the guest, with BusyBox as its programs (fetched once, by apt)
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "stable")]
+    pub linux: Option<Suite>,
     /// The initial RAM disk of the guest
-    #[arg(long, value_name = "FILE", requires = "kernel")]
+    #[arg(long, value_name = "FILE", requires = "kernels")]
     pub initrd: Option<PathBuf>,
     /// The command line of the guest
     #[arg(long, value_name = "STRING")]
     pub cmdline: Option<String>,
-    /// The domain set [default: scripts/domains/default.toml]
+    /// The number of the guest's virtual CPUs [default: the domain set's]
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u32>,
+    /// The guest's memory [default: the domain set's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub guest_mem: Option<u64>,
+    /// The domain set [default: scripts/domains/default.toml, or linux.toml for Linux]
     #[arg(long, value_name = "FILE")]
     pub domains: Option<PathBuf>,
     /// Writes the latest exits, hypercalls, events and switches of every CPU as a file for Perfetto

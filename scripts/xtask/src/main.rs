@@ -10,6 +10,7 @@ mod disk;
 mod docs;
 mod emulator;
 mod image;
+mod linux;
 mod machine;
 mod peer;
 mod process;

@@ -1,9 +1,10 @@
 //! `cargo xtask run`: a domain set in an emulator.
 
-use crate::build::{Images, default_domains};
-use crate::bundle::{self, DomainSet};
+use crate::build::{Images, default_domains, linux_domains};
+use crate::bundle::{self, Domain, DomainSet};
 use crate::cli::{self, Emulator};
 use crate::emulator::{self, Boot, Config};
+use crate::linux::{self, Linux, Suite};
 use crate::machine::{self, Console, End};
 use crate::{disk, image, say, trace, workspace};
 use anyhow::{Context, Result, ensure};
@@ -14,6 +15,9 @@ use std::time::Duration;
 /// What stays as it is in a word of a command line.
 const ENCODED: AsciiSet =
     NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b',').remove(b':');
+
+/// The command line of Debian's Linux.
+pub const LINUX_WORDS: &str = "console=hvc0";
 
 /// What tells the control domain to end the machine once the guests have ended.
 pub const UNTIL_GUESTS: &str = "until=guests";
@@ -83,7 +87,9 @@ fn disks(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
 
 /// Returns the domain set with the changes that the options ask for.
 pub fn domain_set(options: &cli::Run, disks: usize) -> Result<DomainSet> {
-    let mut set = DomainSet::read(&options.domains.clone().unwrap_or_else(default_domains))?;
+    let is_linux = options.linux.is_some() || options.kernel.as_deref().is_some_and(linux::is_image);
+    let default = || if is_linux { linux_domains() } else { default_domains() };
+    let mut set = DomainSet::read(&options.domains.clone().unwrap_or_else(default))?;
     if let Some(words) = &options.hv_cmdline {
         set.add_to_hv(words);
     }
@@ -94,9 +100,19 @@ pub fn domain_set(options: &cli::Run, disks: usize) -> Result<DomainSet> {
     set.check_disks(disks)?;
     if let Some(kernel) = &options.kernel {
         let guest = set.guest()?;
-        guest.kernel = path(kernel)?;
+        guest.kernel = path(&linux::loadable(kernel)?)?;
         guest.initrd = options.initrd.as_deref().map(path).transpose()?;
         guest.cmdline.clear();
+    }
+    if let Some(suite) = options.linux {
+        debian(set.guest()?, suite, options)?;
+    }
+    let guest = set.guest()?;
+    if let Some(vcpus) = options.vcpus {
+        guest.vcpus = vcpus;
+    }
+    if let Some(bytes) = options.guest_mem {
+        guest.memory = format!("{}K", bytes >> 10);
     }
     if let Some(words) = &options.cmdline {
         bundle::append(&mut set.guest()?.cmdline, words);
@@ -104,12 +120,28 @@ pub fn domain_set(options: &cli::Run, disks: usize) -> Result<DomainSet> {
     if options.machine.network().is_some() && set.domains.values().all(|domain| domain.vif.is_empty()) {
         set.guest()?.vif.push("bridge".into());
     }
-    if let Some(commands) = &options.exec {
+    if let Some(commands) = options.exec.as_ref().filter(|_| options.linux.is_none()) {
         add_commands(&mut set, commands)?;
-    } else if options.kernel.is_some() {
+    } else if options.kernel.is_some() || options.linux.is_some() {
         bundle::append(&mut set.control()?.cmdline, UNTIL_GUESTS);
     }
     Ok(set)
+}
+
+/// Makes Debian's Linux the guest's kernel.
+fn debian(guest: &mut Domain, suite: Suite, options: &cli::Run) -> Result<()> {
+    let linux = Linux::get(suite)?;
+    guest.kernel = path(&linux::loadable(&linux.image()?)?)?;
+    guest.initrd = Some(match &options.initrd {
+        Some(file) => path(file)?,
+        None => {
+            let file = workspace::products()?.join("linux.cpio");
+            std::fs::write(&file, linux::initramfs(&linux, options.exec.as_deref(), &[])?)?;
+            path(&file)?
+        }
+    });
+    guest.cmdline = LINUX_WORDS.into();
+    Ok(())
 }
 
 /// Lets the guest run shell commands, and the machine end when it has.

@@ -127,7 +127,8 @@ pub(super) fn parse(raw: &blkif::Request, offer: &Offer) -> Result<Head, Refusal
             let Ok((raw, _)) = IndirectRequest::read_from_prefix(raw.as_bytes()) else {
                 return Err(refuse(raw.id, blkif::RSP_ERROR));
             };
-            let refuse = |status| Refusal { id: raw.id, operation: raw.operation, status };
+            // The answer names what was done, and Linux turns a disk off that answers otherwise.
+            let refuse = |status| Refusal { id: raw.id, operation: raw.indirect_op, status };
             let count = usize::from(raw.nr_segments);
             if count == 0 || count > offer.max_indirect {
                 return Err(refuse(blkif::RSP_ERROR));
@@ -141,7 +142,7 @@ pub(super) fn parse(raw: &blkif::Request, offer: &Offer) -> Result<Head, Refusal
             let pages = raw.indirect_grefs.get(..pages).ok_or_else(|| refuse(blkif::RSP_ERROR))?;
             Ok(Head {
                 id: raw.id,
-                operation: raw.operation,
+                operation: raw.indirect_op,
                 kind,
                 sector: raw.sector_number,
                 count: 0,

@@ -188,7 +188,8 @@ fn bad_indirect_requests_get_an_error() {
             ..IndirectRequest::default()
         };
         good.indirect_grefs[0] = page;
-        assert_eq!(attacker.send(&good).status, RSP_OKAY);
+        let answer = attacker.send(&good);
+        assert_eq!((answer.status, answer.operation), (RSP_OKAY, OP_WRITE));
         for nr_segments in [0, 257, 4096, u16::MAX] {
             assert_eq!(attacker.send(&IndirectRequest { nr_segments, ..good }).status, RSP_ERROR);
         }

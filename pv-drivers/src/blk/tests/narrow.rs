@@ -57,7 +57,7 @@ fn a_narrow_front_end_reads_and_writes_what_it_means() {
     };
     read.indirect_grefs[0] = front.data.grants()[1].raw();
     let (read, _) = RingRequest::read_from_prefix(&[read.as_bytes(), &[0; 64]].concat()).unwrap();
-    assert_eq!(send(&mut front, &read), (3, OP_INDIRECT, RSP_OKAY));
+    assert_eq!(send(&mut front, &read), (3, OP_READ, RSP_OKAY));
     let mut seen = [0; 512];
     front.data.memory().copy_out(512, &mut seen);
     assert_eq!(seen, PATTERN);

@@ -74,6 +74,11 @@ pub fn default_domains() -> PathBuf {
     workspace::root().join("scripts/domains/default.toml")
 }
 
+/// Returns the domain set for Linux as the guest.
+pub fn linux_domains() -> PathBuf {
+    workspace::root().join("scripts/domains/linux.toml")
+}
+
 /// Runs `cargo xtask build`.
 pub fn verb(options: &cli::Build) -> Result<u8> {
     let images = Images::build()?;

@@ -16,12 +16,26 @@ impl Archive {
 
     /// Appends a regular file.
     pub fn add(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        self.add_as(name, content, 0o100_644)
+    }
+
+    /// Appends a file that can be executed.
+    pub fn add_program(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        self.add_as(name, content, 0o100_755)
+    }
+
+    /// Appends a folder.
+    pub fn add_folder(&mut self, name: &str) -> Result<()> {
+        self.add_as(name, &[], 0o040_755)
+    }
+
+    fn add_as(&mut self, name: &str, content: &[u8], mode: u32) -> Result<()> {
         ensure!(
             !name.is_empty() && !name.contains('\0') && name != "TRAILER!!!",
             "{name:?} is no file name for an archive"
         );
         self.files += 1;
-        self.entry(name, content, self.files, 0o100_644)
+        self.entry(name, content, self.files, mode)
     }
 
     /// Appends a file that may be executed.

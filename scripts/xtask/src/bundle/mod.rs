@@ -1,6 +1,6 @@
 //! The boot bundle: a `cpio` archive whose first file is the manifest, with the kernels and RAM disks behind it.
 
-mod cpio;
+pub mod cpio;
 mod domains;
 
 pub use cpio::Archive;

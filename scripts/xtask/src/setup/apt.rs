@@ -16,6 +16,8 @@ pub enum Need {
     XenHeaders,
     /// Tools that read and check FAT images on the host.
     FatTools,
+    /// Tools that make ext4 images on the host.
+    Ext4Tools,
     /// What `grub-mkrescue` needs for an ISO that boots from BIOS and from UEFI.
     Iso,
     /// A boot loader that is a 32-bit PVH guest.
@@ -50,6 +52,7 @@ impl Need {
             Need::Compiler => packages!["gcc": Program("gcc"), "libc6-dev": File("/usr/include/stdio.h")],
             Need::XenHeaders => packages!["libxen-dev": File("/usr/include/xen/xen.h")],
             Need::FatTools => packages!["mtools": Program("mcopy"), "dosfstools": Program("fsck.fat")],
+            Need::Ext4Tools => packages!["e2fsprogs": Program("mkfs.ext4")],
             Need::Iso => packages![
                 "grub-common": Program("grub-mkrescue"),
                 "grub-pc-bin": File("/usr/lib/grub/i386-pc/multiboot2.mod"),
@@ -86,6 +89,16 @@ pub fn missing(needs: &[Need]) -> Vec<&'static str> {
     names
 }
 
+/// Whether apt can be run: as root, or by sudo without a password (`true`).
+fn privilege() -> Option<bool> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(false);
+    }
+    let mut sudo = Command::new("sudo");
+    let may = process::collect(sudo.args(["-n", "true"]), std::time::Duration::from_secs(10));
+    may.is_ok_and(|done| done.passed()).then_some(true)
+}
+
 /// Makes sure that some needs are met: installs what is missing where apt can do so, and names it elsewhere.
 pub fn need(needs: &[Need]) -> Result<()> {
     let names = missing(needs);
@@ -96,30 +109,30 @@ pub fn need(needs: &[Need]) -> Result<()> {
     if workspace::program("apt-get").is_none() {
         bail!("please install what Debian packages as: {list}");
     }
-    let as_root = nix::unistd::geteuid().is_root();
-    let sudo = ["sudo", "-n", "true"];
-    let may_sudo = !as_root
-        && process::collect(Command::new(sudo[0]).args(&sudo[1..]), std::time::Duration::from_secs(10))
-            .is_ok_and(|done| done.passed());
-    if !as_root && !may_sudo {
-        bail!("please run: sudo apt-get install {list}");
+    let Some(by_sudo) = privilege() else { bail!("please run: sudo apt-get install {list}") };
+    install(&names, by_sudo).with_context(|| format!("please run: sudo apt-get install {list}"))
+}
+
+/// Fetches apt's index.
+pub fn update() -> Result<()> {
+    let Some(by_sudo) = privilege() else { bail!("please run: sudo apt-get update") };
+    apt(&["update"], by_sudo).context("please run: sudo apt-get update")
+}
+
+fn apt(words: &[&str], by_sudo: bool) -> Result<()> {
+    let mut command = Command::new(if by_sudo { "sudo" } else { "apt-get" });
+    if by_sudo {
+        command.args(["-n", "apt-get"]);
     }
-    install(&names, may_sudo).with_context(|| format!("please run: sudo apt-get install {list}"))
+    command.args(["-q", "-y"]).args(words).env("DEBIAN_FRONTEND", "noninteractive");
+    say::step(process::line(&command));
+    process::show(&mut command)
 }
 
 /// Installs packages by apt, with a fresh index if the one at hand does not know them.
 pub fn install(names: &[&str], by_sudo: bool) -> Result<()> {
-    let apt = |words: &[&str]| {
-        let mut command = Command::new(if by_sudo { "sudo" } else { "apt-get" });
-        if by_sudo {
-            command.args(["-n", "apt-get"]);
-        }
-        command.args(["-q", "-y"]).args(words).env("DEBIAN_FRONTEND", "noninteractive");
-        say::step(process::line(&command));
-        process::show(&mut command)
-    };
     let install: Vec<_> =
         ["install", "--no-install-recommends"].into_iter().chain(names.iter().copied()).collect();
     // The index may be absent or stale, and then knows other versions than the mirror has.
-    apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
+    apt(&install, by_sudo).or_else(|_| apt(&["update"], by_sudo).and_then(|()| apt(&install, by_sudo)))
 }

@@ -1,6 +1,6 @@
 //! What must be installed, and how it gets there: only what a verb needs, only when it is missing.
 
-mod apt;
+pub mod apt;
 mod bochs;
 pub mod toolchain;
 

@@ -80,6 +80,12 @@ impl<'a> Machine<'a> {
         self
     }
 
+    /// Gives the machine another amount of memory, in bytes.
+    pub fn memory(mut self, bytes: u64) -> Machine<'a> {
+        self.memory = bytes;
+        self
+    }
+
     /// Gives the machine a network.
     pub fn network(mut self, network: Network) -> Machine<'a> {
         self.network = Some(network);

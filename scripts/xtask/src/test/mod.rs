@@ -12,6 +12,7 @@ mod first_guest;
 mod foreign;
 mod grub;
 mod isolation;
+mod linux;
 pub mod live;
 mod net;
 mod peer;

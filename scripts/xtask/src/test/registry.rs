@@ -1,8 +1,8 @@
 //! The list of all cases, in the order in which they run: the cheap ones first.
 
 use super::{
-    Context, Verdict, bench, boot, conformance, disk, first_guest, foreign, grub, isolation, net, peer,
-    repository, rust, tool,
+    Context, Verdict, bench, boot, conformance, disk, first_guest, foreign, grub, isolation, linux, net,
+    peer, repository, rust, tool,
 };
 use anyhow::Result;
 
@@ -45,6 +45,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(foreign::cases());
     cases.extend(grub::cases());
     cases.extend(peer::cases());
+    cases.extend(linux::cases());
     cases.extend(isolation::cases());
     cases.extend(conformance::cases());
     cases
