@@ -6,6 +6,7 @@
 pub mod blk;
 pub mod boot;
 mod micro;
+mod net;
 mod partner;
 pub mod report;
 mod scale;
@@ -20,8 +21,8 @@ use crate::shell::command::{Args, Command, Failure, Outcome};
 /// The table.
 pub const COMMANDS: &[Command] = &[command!(
     bench,
-    "bench micro [n=1000] | blk [DISK] [bs=4K] [depth=N] [n=N] [write] | boot | scale … | partner DOMAIN; [raw]",
-    "measures what the hypervisor's services cost, or requests of a disk (`write` spoils its contents)"
+    "bench micro [n=1000] | blk [DISK] [bs=4K] [depth=N] [n=N] [write] | net ADDRESS [load=ping,packets,stream] [n=N] [bytes=SIZE] | boot | scale … | partner DOMAIN; [raw]",
+    "measures what the hypervisor's services cost, or requests of a disk (`write` spoils its contents), or packets to a kernel with `serve=iperf`"
 )];
 
 async fn bench(mut args: Args) -> Outcome {
@@ -29,10 +30,11 @@ async fn bench(mut args: Args) -> Outcome {
     match args.get(0) {
         Some("micro") => micro::run(args).await,
         Some("blk") => blk::run(args).await,
+        Some("net") => net::run(args).await,
         Some("boot") => boot::run(args).await,
         Some("scale") => scale::run(args).await,
         Some("partner") => partner::run(args).await,
-        _ => Err(Failure::usage("micro, blk, boot, scale or partner?")),
+        _ => Err(Failure::usage("micro, blk, net, boot, scale or partner?")),
     }
 }
 

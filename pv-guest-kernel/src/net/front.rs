@@ -8,7 +8,7 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 
 use pv_abi::Port;
-use pv_drivers::net::{Gso, NetFront, NetOptions, NetState, Offload, PACKET_MAX, packet};
+use pv_drivers::net::{Gso, NetCounters, NetFront, NetOptions, NetState, Offload, PACKET_MAX, packet};
 use pv_drivers::xenbus::{self, Frontend};
 use spin::Mutex;
 
@@ -125,10 +125,13 @@ impl Link for FrontLink {
         }
     }
 
+    fn counters(&self) -> NetCounters {
+        self.shared.front.lock().counters()
+    }
+
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut ready = self.shared.changed.poll_changed(&mut self.seen.lock(), cx).is_ready();
-        let ports: Vec<Port> = self.shared.front.lock().ports().collect();
-        for port in ports {
+        for port in self.shared.front.lock().ports() {
             ready |= events::poll_wait(port, cx).is_ready();
         }
         if ready { Poll::Ready(()) } else { Poll::Pending }

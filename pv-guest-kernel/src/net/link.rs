@@ -6,8 +6,11 @@ use core::num::NonZeroUsize;
 use core::ops::Deref;
 use core::task::{Context, Poll};
 
+use pv_drivers::net::NetCounters;
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
+
+use super::probe::Probe;
 
 /// What a link is like, now.
 #[derive(Debug, Clone)]
@@ -60,6 +63,10 @@ pub trait Link: Send {
     /// Sends a frame of `length` bytes, which `fill` writes; it is called once, whatever becomes of the frame. The frame
     /// is to be cut into segments with so many bytes of payload, if `segment` says that.
     fn send(&mut self, length: usize, segment: Option<u16>, fill: &mut dyn FnMut(&mut [u8]));
+    /// What went through it so far; zero where nobody counts.
+    fn counters(&self) -> NetCounters {
+        NetCounters::default()
+    }
     /// Ready when [`poll`](Self::poll) may have something to do.
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
@@ -71,6 +78,31 @@ pub const HEADER: usize = 14;
 pub struct Device {
     /// The link.
     pub link: alloc::boxed::Box<dyn Link>,
+    /// The counter of frames that measure it.
+    pub probe: Probe,
+    /// What the stack is told of it: asked for often, and the same all the time.
+    capabilities: DeviceCapabilities,
+}
+
+impl Device {
+    /// A link as it is now.
+    pub fn new(link: alloc::boxed::Box<dyn Link>) -> Self {
+        let capabilities = capabilities(&link.info());
+        Self { link, probe: Probe::default(), capabilities }
+    }
+}
+
+fn capabilities(info: &LinkInfo) -> DeviceCapabilities {
+    let mut capabilities = DeviceCapabilities::default();
+    capabilities.medium = Medium::Ethernet;
+    capabilities.max_transmission_unit = info.mtu + HEADER;
+    if info.offloads_checksums {
+        capabilities.checksum.tcp = Checksum::None;
+        capabilities.checksum.udp = Checksum::None;
+        capabilities.segmentation.tcpv4 = info.large.0.and_then(NonZeroUsize::new);
+        capabilities.segmentation.tcpv6 = info.large.1.and_then(NonZeroUsize::new);
+    }
+    capabilities
 }
 
 /// The right to send a frame.
@@ -108,7 +140,16 @@ impl phy::Device for Device {
         if !self.link.can_send() {
             return None;
         }
-        let frame = self.link.receive()?;
+        let frame = loop {
+            let frame = self.link.receive()?;
+            if !self.probe.take(&frame, &mut *self.link) {
+                break frame;
+            }
+            // An answer may have taken the last room.
+            if !self.link.can_send() {
+                return None;
+            }
+        };
         Some((frame, Sending { link: &mut *self.link, segment: None }))
     }
 
@@ -117,17 +158,7 @@ impl phy::Device for Device {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        let info = self.link.info();
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = info.mtu + HEADER;
-        if info.offloads_checksums {
-            capabilities.checksum.tcp = Checksum::None;
-            capabilities.checksum.udp = Checksum::None;
-            capabilities.segmentation.tcpv4 = info.large.0.and_then(NonZeroUsize::new);
-            capabilities.segmentation.tcpv6 = info.large.1.and_then(NonZeroUsize::new);
-        }
-        capabilities
+        self.capabilities.clone()
     }
 }
 

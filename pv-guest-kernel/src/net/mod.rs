@@ -8,6 +8,7 @@ pub mod front;
 pub mod link;
 pub mod local;
 pub mod ping;
+pub mod probe;
 pub mod stack;
 pub mod tcp;
 pub mod udp;

@@ -7,9 +7,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::Poll;
 use core::time::Duration;
 
+use pv_drivers::net::NetCounters;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::{AnySocket, dhcpv4};
 use smoltcp::time::Instant;
@@ -18,6 +20,7 @@ use spin::Mutex;
 
 use super::addresses::{self, Source};
 use super::link::{Device, Link, LinkInfo};
+use super::probe;
 use crate::arch::instr;
 use crate::task::{self, signal::Signal};
 use crate::xen::clock;
@@ -26,6 +29,25 @@ use crate::xen::clock;
 const ROUNDS: usize = 32;
 /// The first of the ports that are given to connections made here (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49152;
+
+/// How often somebody is asked who does not answer.
+const PROBES: usize = 30;
+
+/// Counts somebody who wants to know of rounds.
+struct Watcher<'a>(&'a AtomicUsize);
+
+impl<'a> Watcher<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Watcher<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What the lock protects.
 pub struct Inner {
@@ -44,6 +66,10 @@ pub struct Stack {
     work: Signal,
     /// Addresses changed.
     addresses: Signal,
+    /// Rounds were made, while somebody wants to know.
+    moved: Signal,
+    /// How many want to know.
+    watchers: AtomicUsize,
 }
 
 fn now() -> Instant {
@@ -53,7 +79,7 @@ fn now() -> Instant {
 impl Stack {
     /// A stack over this link.
     pub fn new(link: Box<dyn Link>) -> Arc<Self> {
-        let mut device = Device { link };
+        let mut device = Device::new(link);
         let mac = device.link.info().mac;
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
         config.random_seed =
@@ -63,7 +89,13 @@ impl Stack {
         let mut sockets = SocketSet::new(Vec::new());
         let (source, dhcp) = addresses::begin(&mut interface, &mut sockets, mac);
         let inner = Inner { interface, sockets, device, dhcp, source, next_port: FIRST_PORT };
-        Arc::new(Self { inner: Mutex::new(inner), work: Signal::new(), addresses: Signal::new() })
+        Arc::new(Self {
+            inner: Mutex::new(inner),
+            work: Signal::new(),
+            addresses: Signal::new(),
+            moved: Signal::new(),
+            watchers: AtomicUsize::new(0),
+        })
     }
 
     /// What the link is like.
@@ -122,11 +154,65 @@ impl Stack {
         f(&mut self.inner.lock())
     }
 
+    /// What went through the link.
+    pub fn counters(&self) -> NetCounters {
+        self.inner.lock().device.link.counters()
+    }
+
+    /// Asks whoever has the address `whom` how many frames of [`probe`] it has received. `None` if nobody answers.
+    pub async fn probe(&self, whom: Ipv4Address) -> Option<probe::Answer> {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        for _ in 0..PROBES {
+            let question = NEXT.fetch_add(1, Ordering::Relaxed) as u64;
+            let answer =
+                self.until(|inner| inner.device.probe.answer.take_if(|answer| answer.question == question));
+            self.with(|inner| {
+                let mac = inner.device.link.info().mac;
+                probe::ask(&mut *inner.device.link, mac, whom, question);
+            });
+            if let Ok(answer) = task::timeout(Duration::from_secs(2), answer).await {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    /// Sends `count` frames of [`probe`], each of `length` bytes, as fast as the link takes them.
+    pub async fn flood(&self, to: [u8; 6], length: usize, count: u64) {
+        let mac = self.link().mac;
+        let mut sent = 0;
+        self.until(|inner| {
+            let link = &mut *inner.device.link;
+            while sent < count && link.can_send() {
+                probe::send(link, mac, to, length, sent);
+                sent += 1;
+            }
+            link.poll();
+            (sent == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Tries something after each of the task's rounds until it succeeds.
+    async fn until<R>(&self, mut attempt: impl FnMut(&mut Inner) -> Option<R>) -> R {
+        let _watcher = Watcher::new(&self.watchers);
+        let mut seen = 0;
+        poll_fn(|cx| {
+            // First the wish, then the look: nothing that comes in between is missed.
+            let _ = self.moved.poll_changed(&mut seen, cx);
+            attempt(&mut self.inner.lock()).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
     /// Moves the stack on for ever.
     pub async fn serve(self: Arc<Self>) {
         let mut seen = 0;
         loop {
             let delay = self.rounds().await;
+            if self.watchers.load(Ordering::Relaxed) > 0 {
+                self.moved.raise();
+            }
             let mut sleep = pin!(task::sleep(delay.unwrap_or(Duration::from_secs(3600))));
             poll_fn(|cx| {
                 let mut ready = self.work.poll_changed(&mut seen, cx).is_ready();
@@ -144,6 +230,7 @@ impl Stack {
             for _ in 0..ROUNDS {
                 let mut inner = self.inner.lock();
                 let Inner { interface, sockets, device, dhcp, .. } = &mut *inner;
+                device.probe.own = interface.ipv4_addr();
                 device.link.poll();
                 let changed = interface.poll(now(), device, sockets) == PollResult::SocketStateChanged;
                 device.link.poll();

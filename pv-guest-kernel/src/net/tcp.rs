@@ -117,6 +117,40 @@ impl Stream {
         read
     }
 
+    /// Takes up to `most` bytes without looking at them, at least one; 0 at the end.
+    ///
+    /// # Errors
+    /// [`Error::Reset`].
+    pub async fn skip(&mut self, most: usize) -> Result<usize, Error> {
+        let skipped = poll_fn(|cx| {
+            self.stack.look(|inner| {
+                let socket = inner.socket::<tcp::Socket<'_>>(self.handle);
+                if socket.can_recv() {
+                    let mut left = most;
+                    // The buffer is a ring: what is there lies in two pieces at most.
+                    for _ in 0..2 {
+                        let taken = socket.recv(|bytes| (bytes.len().min(left), bytes.len().min(left)));
+                        left -= taken.map_err(|_| Error::Reset)?;
+                        if left == 0 || !socket.can_recv() {
+                            break;
+                        }
+                    }
+                    return Poll::Ready(Ok(most - left));
+                }
+                if !socket.may_recv() {
+                    let over = matches!(socket.recv(|_| (0, ())), Err(tcp::RecvError::Finished));
+                    return Poll::Ready(if over { Ok(0) } else { Err(Error::Reset) });
+                }
+                socket.register_recv_waker(cx.waker());
+                Poll::Pending
+            })
+        })
+        .await;
+        // The window has opened: the peer may want to know.
+        self.stack.with(|_| ());
+        skipped
+    }
+
     /// Writes all bytes into the connection's buffer.
     ///
     /// # Errors

@@ -2,13 +2,16 @@
 
 use alloc::string::String;
 
-use crate::{block, cmdline, fs, println, shell};
+use crate::{block, cmdline, fs, println, shell, task};
 
 /// Runs the guest.
 pub async fn run() -> i32 {
     block::front::connect_all().await;
     crate::net::front::connect().await;
     mount_first().await;
+    if cmdline::value("serve") == Some("iperf") {
+        task::spawn(shell::net::iperf::serve());
+    }
     if let Some(commands) = cmdline::value("exec") {
         let status = shell::exec(&cmdline::percent_decode(commands)).await;
         fs::sync_all().await;

@@ -19,7 +19,7 @@ use crate::xenbus::{Backend, XenbusState};
 use crate::xs::{Store, TransactionId, read_text, write_display};
 pub(super) use queue::PEEK;
 pub(super) use queue::{Held, Queue};
-pub(super) use tx::{Packet, Piece, advance};
+pub(super) use tx::{Packet, Piece, Pieces, advance};
 
 /// What a back end offers and demands.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use pv_abi::ids::{DomainId, GrantRef, Port};
 use pv_abi::io::netif::{self, ExtraInfo, RxRequest, RxResponse, TxResponse};
 
 use super::super::Offload;
-use super::tx::{Packet, Piece, TxFault, advance, parse};
+use super::tx::{Ids, Packet, Piece, Pieces, TxFault, advance, parse};
 use crate::platform::{Access, CopyEnd, GrantCopy, PAGE_SIZE, Platform, SharedMemory};
 use crate::ring::{BackRing, RingFault};
 
@@ -20,7 +20,7 @@ const TX_SLOTS: usize = 256;
 
 /// A packet that was taken from a ring and not yet answered.
 pub(in super::super) struct Held {
-    pub ids: Vec<Option<u16>>,
+    pub ids: Ids,
     pub packet: Packet,
     /// Where its header is kept.
     slot: u16,
@@ -112,7 +112,7 @@ impl<P: Platform> Queue<P> {
                     };
                     let body = split(&parsed.pieces, header_len, source, peeks);
                     let packet = Packet {
-                        header: alloc::vec![0; header_len],
+                        header: smallvec::smallvec![0; header_len],
                         header_source: source,
                         body,
                         len: parsed.len,
@@ -239,8 +239,8 @@ fn answer<M: SharedMemory>(ring: &mut BackRing<M>, ids: &[Option<u16>], status: 
 }
 
 /// Adds the copies that fetch the first `header_len` bytes to `to`, and returns the pieces that follow them.
-fn split(pieces: &[Piece], header_len: usize, to: CopyEnd, copies: &mut Vec<GrantCopy>) -> Vec<Piece> {
-    let mut body = Vec::with_capacity(pieces.len());
+fn split(pieces: &[Piece], header_len: usize, to: CopyEnd, copies: &mut Vec<GrantCopy>) -> Pieces {
+    let mut body = Pieces::with_capacity(pieces.len());
     let mut fetched = 0;
     for piece in pieces {
         let count = piece.len.min(header_len - fetched);

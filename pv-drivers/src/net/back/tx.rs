@@ -1,14 +1,15 @@
 //! From slots of the transmit ring to a checked packet.
 
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt;
 
 use pv_abi::ids::{DomainId, GrantRef};
 use pv_abi::io::netif::{self, ExtraInfo, TxRequest};
+use smallvec::{SmallVec, smallvec};
 use zerocopy::FromBytes;
 
 use super::super::{ETHERNET_HEADER, Gso, Offload};
+use super::PEEK;
 use crate::platform::{CopyEnd, PAGE_SIZE, SharedMemory};
 use crate::ring::{BackRing, RingFault};
 
@@ -62,23 +63,27 @@ pub(in super::super) struct Piece {
     pub len: usize,
 }
 
+/// Pieces of a packet; most have one or two, which need no memory of their own.
+pub(in super::super) type Pieces = SmallVec<[Piece; 2]>;
+/// What is to be answered: ids, and extras without one.
+pub(in super::super) type Ids = SmallVec<[Option<u16>; 4]>;
+
 /// A packet on its way. The first bytes are private, so that nothing that was decided by them can change.
 pub(in super::super) struct Packet {
     /// A private copy of the first bytes.
-    pub header: Vec<u8>,
+    pub header: SmallVec<[u8; PEEK]>,
     /// The same bytes in memory that can be copied from, and that only we can reach.
     pub header_source: CopyEnd,
     /// What follows.
-    pub body: Vec<Piece>,
+    pub body: Pieces,
     pub len: usize,
     pub offload: Offload,
 }
 
 /// A packet as the ring describes it.
 pub(super) struct Parsed {
-    /// What is to be answered: ids, and extras without one.
-    pub ids: Vec<Option<u16>>,
-    pub pieces: Vec<Piece>,
+    pub ids: Ids,
+    pub pieces: Pieces,
     pub len: usize,
     pub offload: Offload,
     /// Malformed, but the slots are well-formed.
@@ -99,8 +104,8 @@ pub(super) fn parse<M: SharedMemory>(
     let read = |slot: Slot| TxRequest::read_from_bytes(&slot[..]).map_err(|_| TxFault::Unfinished);
     let first = read(request(ring, pending)?)?;
     let mut parsed = Parsed {
-        ids: alloc::vec![Some(first.id)],
-        pieces: Vec::new(),
+        ids: smallvec![Some(first.id)],
+        pieces: Pieces::new(),
         len: first.size.into(),
         offload: Offload {
             csum_blank: first.flags & netif::TX_CSUM_BLANK != 0,
@@ -121,7 +126,7 @@ pub(super) fn parse<M: SharedMemory>(
         take_extra(&extra, &mut parsed)?;
     }
     // The first request names the whole size; its own is what the others leave.
-    let mut rest = Vec::new();
+    let mut rest: SmallVec<[TxRequest; 2]> = SmallVec::new();
     let mut more = first.flags & netif::TX_MORE_DATA != 0;
     while more {
         let next = read(request(ring, pending)?)?;

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use pv_abi::ids::GrantRef;
 use pv_abi::io::netif::{self, RxResponse};
+use smallvec::SmallVec;
 
 use super::super::back::{NetBack, Packet};
 use super::super::packet::flow;
@@ -58,8 +59,8 @@ pub(super) fn deliver<P: Platform>(
 ) -> Option<Delivery> {
     let domain = vif.domain();
     let queue = vif.queues.get_mut(number)?;
-    let mut slots = Vec::new();
-    let mut grants = Vec::new();
+    let mut slots = SmallVec::new();
+    let mut grants: SmallVec<[GrantRef; 4]> = SmallVec::new();
     let has_extra = packet.offload.gso.is_some();
     for page in 0..packet.len.div_ceil(PAGE_SIZE) {
         let request = queue.take_rx();

@@ -28,6 +28,7 @@ use alloc::vec::Vec;
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::Port;
+use smallvec::SmallVec;
 
 use super::back::{Held, NetBack, Packet};
 use super::uplink::{Uplink, UplinkBuffer};
@@ -136,8 +137,8 @@ struct CardSend<M> {
 /// A packet and all that is being done with it.
 struct Planned<M> {
     source: Source<M>,
-    deliveries: Vec<Delivery>,
-    sends: Vec<CardSend<M>>,
+    deliveries: SmallVec<[Delivery; 1]>,
+    sends: SmallVec<[CardSend<M>; 1]>,
 }
 
 struct Plan<M> {

@@ -1,9 +1,7 @@
 //! Places in memory of our own.
 
-use alloc::vec::Vec;
-
 use super::super::Offload;
-use super::super::back::{PEEK, Packet, Piece};
+use super::super::back::{PEEK, Packet, Piece, Pieces};
 use crate::platform::{CopyEnd, PAGE_SIZE, SharedMemory};
 
 /// A place in a run of our own pages, and how many bytes there are up to the end of its page.
@@ -25,9 +23,9 @@ pub(super) fn local_packet<M: SharedMemory>(
 ) -> Packet {
     // The looked-at bytes must lie in one page, as a copy does.
     let header_len = len.min(PEEK).min(PAGE_SIZE - offset % PAGE_SIZE);
-    let mut header = alloc::vec![0; header_len];
+    let mut header = smallvec::smallvec![0; header_len];
     memory.copy_out(offset, &mut header);
-    let mut body = Vec::new();
+    let mut body = Pieces::new();
     let mut at = header_len;
     while at < len {
         let Some((end, room)) = place(memory, offset + at) else { break };

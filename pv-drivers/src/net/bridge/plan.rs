@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use smallvec::SmallVec;
+
 use super::super::back::{Packet, Piece, advance};
 use super::PortId;
 use crate::platform::{CopyEnd, GrantCopy};
@@ -16,7 +18,7 @@ pub(super) struct RxSlot {
 pub(super) struct Delivery {
     pub port: PortId,
     pub queue: usize,
-    pub slots: Vec<RxSlot>,
+    pub slots: SmallVec<[RxSlot; 2]>,
     pub has_extra: bool,
     pub len: usize,
     pub offload: super::super::Offload,

@@ -2,8 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::super::packet::segment;
-use super::super::uplink::Uplink;
+use smallvec::SmallVec;
+
+use super::super::packet::{SegmentPlan, segment};
+use super::super::uplink::{Uplink, UplinkBuffer};
 use super::super::{Mac, Offload};
 use super::guest::{deliver, queue_of, room};
 use super::place::place;
@@ -16,6 +18,11 @@ use crate::platform::{Nanos, PAGE_SIZE, Platform, SharedMemory};
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// Sends packets on their way, one from each sender in turn.
     pub(super) fn forward(&mut self, wake: &mut Option<Nanos>) -> usize {
+        let is_idle = self.cards.values().all(|card| card.received.is_empty())
+            && self.vifs.values().all(|vif| vif.queues.iter().all(|queue| queue.backlog.is_empty()));
+        if is_idle {
+            return 0;
+        }
         let mut senders: Vec<(PortId, usize)> = self.cards.keys().map(|port| (*port, 0)).collect();
         for (port, vif) in self.vifs.iter().filter(|(_, vif)| vif.is_connected()) {
             senders.extend((0..vif.queues.len()).map(|queue| (*port, queue)));
@@ -29,14 +36,14 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             senders.retain(|&(port, queue)| {
                 let Some(source) = self.pop(port, queue) else { return false };
                 match self.plan(source, &mut plan, wake) {
-                    Ok(count) => {
-                        finished += count;
+                    None => {
+                        finished += 1;
                         if plan.packets.len() >= PLAN_PACKETS || plan.copies.len() >= PLAN_COPIES {
                             self.execute(&mut plan);
                         }
                         true
                     }
-                    Err(source) => {
+                    Some(source) => {
                         self.put_back(source);
                         false
                     }
@@ -76,39 +83,37 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         source: Source<P::Memory>,
         plan: &mut Plan<P::Memory>,
         wake: &mut Option<Nanos>,
-    ) -> Result<usize, Source<P::Memory>> {
+    ) -> Option<Source<P::Memory>> {
         let now = self.platform.now();
         let from = source.port();
         let to = Mac::at(&source.packet().header, 0).unwrap_or_default();
         let known = if to.is_group() { None } else { self.table.find(to, now) };
-        let targets: Vec<PortId> = match known {
-            Some(port) if port == from => Vec::new(),
-            Some(port) => alloc::vec![port],
+        let mut planned = Planned { source, deliveries: SmallVec::new(), sends: SmallVec::new() };
+        let mut went = 0;
+        match known {
+            Some(port) if port == from => {}
+            Some(port) => match self.plan_one(port, &mut planned, plan, now, wake) {
+                Verdict::Planned => went = 1,
+                Verdict::Dropped => {}
+                Verdict::Blocked => return Some(planned.source),
+            },
             // Those whose only address is known are no place for other addresses.
             None => {
                 let vifs = self.vifs.iter().filter(|(_, vif)| to.is_group() || vif.may_learn());
                 let cards = self.cards.iter().filter(|(_, card)| to.is_group() || card.mac.is_none());
                 let all = vifs.map(|(port, _)| *port).chain(cards.map(|(port, _)| *port));
-                all.filter(|port| *port != from).collect()
-            }
-        };
-        // Those that need the slow way are served first: it does what was planned before at once.
-        let (slow, fast): (Vec<PortId>, Vec<PortId>) =
-            targets.iter().partition(|port| self.needs_slow_way(**port, source.packet()));
-        let mut planned = Planned { source, deliveries: Vec::new(), sends: Vec::new() };
-        let mut went = 0;
-        for (port, is_slow) in slow.iter().map(|p| (p, true)).chain(fast.iter().map(|p| (p, false))) {
-            let verdict = match port {
-                port if self.cards.contains_key(port) => self.plan_card(*port, &mut planned, plan, now, wake),
-                port if is_slow => self.deliver_slowly(*port, &planned, plan, now, wake),
-                port => self.plan_vif(*port, &mut planned, plan, now, wake),
-            };
-            match verdict {
-                Verdict::Planned => went += 1,
-                Verdict::Dropped => {}
-                Verdict::Blocked if known.is_some() => return Err(planned.source),
-                // Copies for everybody wait for nobody.
-                Verdict::Blocked => self.count_dropped(*port),
+                let all = all.filter(|port| *port != from);
+                // Those that need the slow way are served first: it does what was planned before at once.
+                let (slow, fast): (Vec<PortId>, Vec<PortId>) =
+                    all.partition(|port| self.needs_slow_way(*port, planned.source.packet()));
+                for port in slow.into_iter().chain(fast) {
+                    match self.plan_one(port, &mut planned, plan, now, wake) {
+                        Verdict::Planned => went += 1,
+                        Verdict::Dropped => {}
+                        // Copies for everybody wait for nobody.
+                        Verdict::Blocked => self.count_dropped(port),
+                    }
+                }
             }
         }
         match (went, known) {
@@ -117,7 +122,25 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             (_, None) => self.counters.flooded += 1,
         }
         plan.packets.push(planned);
-        Ok(1)
+        None
+    }
+
+    /// Plans the way of a packet to one interface.
+    fn plan_one(
+        &mut self,
+        port: PortId,
+        planned: &mut Planned<P::Memory>,
+        plan: &mut Plan<P::Memory>,
+        now: Nanos,
+        wake: &mut Option<Nanos>,
+    ) -> Verdict {
+        if self.cards.contains_key(&port) {
+            self.plan_card(port, planned, plan, now, wake)
+        } else if self.needs_slow_way(port, planned.source.packet()) {
+            self.deliver_slowly(port, planned, plan, now, wake)
+        } else {
+            self.plan_vif(port, planned, plan, now, wake)
+        }
     }
 
     pub(super) fn count_dropped(&mut self, port: PortId) {
@@ -175,17 +198,16 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         let packet = planned.source.packet();
         let is_as_it_is = card.uplink.takes_offloads();
         // Cut large packets, each segment with headers of its own.
-        let parts: Vec<(Vec<u8>, usize, usize)> = match packet.offload.gso.filter(|_| !is_as_it_is) {
-            None => {
-                alloc::vec![(packet.header.clone(), packet.header.len(), packet.len - packet.header.len())]
-            }
+        let parts: Vec<SegmentPlan> = match packet.offload.gso.filter(|_| !is_as_it_is) {
+            // Whole: its own header comes first.
+            None => Vec::new(),
             Some(gso) => match segment(&packet.header, packet.len, gso) {
-                Some(plans) => plans.into_iter().map(|plan| (plan.header, plan.start, plan.len)).collect(),
+                Some(plans) => plans,
                 None => return Verdict::Dropped,
             },
         };
-        let mut buffers = Vec::with_capacity(parts.len());
-        for _ in &parts {
+        let mut buffers: SmallVec<[UplinkBuffer<P::Memory>; 1]> = SmallVec::new();
+        for _ in 0..parts.len().max(1) {
             match card.uplink.acquire() {
                 Some(buffer) => buffers.push(buffer),
                 None => {
@@ -202,21 +224,27 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         card.blocked_since = None;
         let is_blank = !is_as_it_is && (packet.offload.csum_blank || packet.offload.gso.is_some());
         let offload = if is_as_it_is { packet.offload } else { Offload::default() };
-        let mut sends = Vec::with_capacity(parts.len());
+        let mut sends: SmallVec<[CardSend<P::Memory>; 1]> = SmallVec::new();
         let start = plan.copies.len();
         let mut is_fitting = true;
-        for ((header, from, len), buffer) in parts.into_iter().zip(buffers) {
+        let mut parts = parts.into_iter();
+        for buffer in buffers {
+            let part = parts.next();
+            let (header, from, len) = match &part {
+                Some(part) => (&part.header[..], part.start, part.len),
+                None => (&packet.header[..], packet.header.len(), packet.len - packet.header.len()),
+            };
             let before = plan.copies.len();
             let whole = header.len() + len;
             is_fitting &= whole <= buffer.capacity;
             if is_fitting {
-                buffer.memory.copy_in(buffer.offset, &header);
+                buffer.memory.copy_in(buffer.offset, header);
                 let base = buffer.offset + header.len();
                 let to = |done| place(&*buffer.memory, base + done);
                 is_fitting &= copy_range(packet, from, len, to, &mut plan.copies).is_some();
             }
             let copies = plan.copies.len() - before;
-            let checksum = is_blank.then_some(header);
+            let checksum = is_blank.then(|| header.to_vec());
             sends.push(CardSend { card: port, offload, buffer, len: whole, checksum, copies });
         }
         if !is_fitting {

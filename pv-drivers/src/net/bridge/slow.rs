@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::super::Offload;
 use super::super::back::{FrontFeatures, Packet};
-use super::super::packet::{fill_checksum, layout, segment};
+use super::super::packet::{fill_blank, fill_checksum, layout, segment};
 use super::super::uplink::Uplink;
 use super::guest::{answer, deliver, queue_of, room};
 use super::place::{local_packet, place};
@@ -53,10 +53,13 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
                 cut.collect()
             }
         };
-        if !takes_blank {
-            for frame in &mut frames {
-                fill_checksum(frame);
-            }
+        for frame in &mut frames {
+            // A segment's header has neither.
+            if takes_blank {
+                fill_blank(frame)
+            } else {
+                fill_checksum(frame)
+            };
         }
         let Some(vif) = self.vifs.get_mut(&port) else { return Verdict::Dropped };
         let slots = frames.iter().map(|frame| frame.len().div_ceil(PAGE_SIZE)).sum::<usize>();

@@ -515,3 +515,26 @@ proptest! {
 }
 
 const _: () = assert!(PAGE_SIZE == 4096);
+
+#[test]
+fn a_back_end_that_never_answers_costs_only_its_own_interface() {
+    let mut victim = victim();
+    let packet = [0x5a; 1514];
+    let mut sent = 0;
+    while victim.front.send(&packet, Offload::default()).is_ok() {
+        sent += 1;
+        victim.front.kick();
+        assert!(sent <= 256, "more than the ring holds");
+    }
+    assert_eq!(victim.front.send(&packet, Offload::default()), Err(SendError::Full));
+    assert!(!victim.front.can_send(packet.len()));
+    // Nothing is taken for an answer, however often somebody looks.
+    for _ in 0..100 {
+        assert!(!victim.front.poll());
+    }
+    assert_eq!(victim.front.state(), NetState::Connected);
+    // It can be closed all the same, and then holds nothing but what the other end still maps.
+    victim.front.close(&mut victim.store);
+    assert_eq!(victim.front.state(), NetState::Closing);
+    assert_eq!(victim.front.send(&packet, Offload::default()), Err(SendError::Down));
+}

@@ -2,6 +2,7 @@
 
 mod bridge;
 mod hostile;
+mod linux;
 mod offload;
 mod traffic;
 

@@ -201,8 +201,7 @@ impl Network {
                 if let Some(interrupt) = &self.interrupt {
                     ready |= events::poll_wait(interrupt.port(), cx).is_ready();
                 }
-                let ports: Vec<Port> = self.bridge.lock().ports().collect();
-                for port in ports {
+                for port in self.bridge.lock().ports() {
                     ready |= events::poll_wait(port, cx).is_ready();
                 }
                 if ready { Poll::Ready(()) } else { Poll::Pending }

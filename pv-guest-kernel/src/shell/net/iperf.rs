@@ -2,18 +2,20 @@
 //!
 //! The protocol is this kernel's own, since the client of iperf3 wants a second connection and JSON: the client sends
 //! one line, `xenolith-iperf 1 BYTES send` or `... receive`; then so many bytes go in that direction; then the receiver
-//! of them says `done BYTES` in a line.
+//! of them says `done BYTES` in a line. It counts them where they lie, as `iperf3 --skip-rx-copy` does.
 
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec;
 
 use super::super::command::{Args, Failure, Outcome, human};
 use super::{address, ready};
+use crate::net::Stack;
 use crate::net::tcp::{Listener, Stream};
 use crate::xen::clock;
 use crate::{println, task};
-use smoltcp::wire::IpEndpoint;
+use smoltcp::wire::{IpAddress, IpEndpoint};
 
 /// Where the server waits, if nothing else is said.
 const PORT: u16 = 5201;
@@ -48,11 +50,10 @@ async fn give(stream: &mut Stream, mut bytes: u64) -> Result<(), Failure> {
 }
 
 async fn take(stream: &mut Stream, bytes: u64) -> Result<(), Failure> {
-    let mut buffer = vec![0; CHUNK];
     let mut left = bytes;
     while left > 0 {
-        let most = left.min(CHUNK as u64) as usize;
-        let count = stream.read(&mut buffer[..most]).await.map_err(lost)?;
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        let count = stream.skip(most).await.map_err(lost)?;
         if count == 0 {
             return Err(Failure::because(format!("only {} of {bytes} bytes came", bytes - left)));
         }
@@ -88,27 +89,41 @@ pub async fn run(mut args: Args) -> Outcome {
     }
     let remote = IpEndpoint::new(address(args.need(0, "ADDRESS")?)?, number);
     let stack = ready().await?;
+    let mut stream = connect(&stack, remote, wait).await?;
+    let start = clock::now();
+    transfer(&mut stream, bytes, reverse).await?;
+    report(if reverse { "received" } else { "sent" }, bytes, clock::now() - start);
+    rest(&mut stream).await;
+    Ok(())
+}
+
+/// Connects with a server at `address`, which may need so many seconds to come up.
+pub async fn client(stack: &Arc<Stack>, address: IpAddress, wait: u64) -> Result<Stream, Failure> {
+    connect(stack, IpEndpoint::new(address, PORT), wait).await
+}
+
+async fn connect(stack: &Arc<Stack>, remote: IpEndpoint, wait: u64) -> Result<Stream, Failure> {
     let until = clock::now() + wait * 1_000_000_000;
-    let mut stream = loop {
-        match Stream::connect(&stack, remote).await {
-            Ok(stream) => break stream,
+    loop {
+        match Stream::connect(stack, remote).await {
+            Ok(stream) => return Ok(stream),
             Err(error) if clock::now() >= until => return Err(lost(error)),
             Err(_) => task::sleep(core::time::Duration::from_millis(200)).await,
         }
-    };
+    }
+}
+
+/// Moves bytes to the server, or from it if `reverse`; returns when the receiver has them all.
+pub async fn transfer(stream: &mut Stream, bytes: u64, reverse: bool) -> Outcome {
     let direction = if reverse { "receive" } else { "send" };
     stream.write_all(format!("{MAGIC} {bytes} {direction}\n").as_bytes()).await.map_err(lost)?;
-    let start = clock::now();
     if reverse {
-        take(&mut stream, bytes).await?;
-    } else {
-        give(&mut stream, bytes).await?;
-        if line(&mut stream).await? != format!("done {bytes}") {
-            return Err(Failure::because("the server did not take everything"));
-        }
+        return take(stream, bytes).await;
     }
-    report(if reverse { "received" } else { "sent" }, bytes, clock::now() - start);
-    rest(&mut stream).await;
+    give(stream, bytes).await?;
+    if line(stream).await? != format!("done {bytes}") {
+        return Err(Failure::because("the server did not take everything"));
+    }
     Ok(())
 }
 

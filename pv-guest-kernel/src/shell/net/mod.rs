@@ -46,7 +46,10 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 /// The stack, with an address to speak from.
-async fn ready() -> Result<Arc<Stack>, Failure> {
+///
+/// # Errors
+/// There is no interface, or nobody gave it an address.
+pub async fn ready() -> Result<Arc<Stack>, Failure> {
     let stack = net::stack().ok_or_else(|| Failure::because("there is no network interface"))?;
     if !stack.configured(Duration::from_secs(20)).await {
         return Err(Failure::because("no DHCP server has answered; set an address with `ip`"));
@@ -54,7 +57,11 @@ async fn ready() -> Result<Arc<Stack>, Failure> {
     Ok(stack)
 }
 
-fn address(text: &str) -> Result<IpAddress, Failure> {
+/// Reads an address.
+///
+/// # Errors
+/// It is none.
+pub fn address(text: &str) -> Result<IpAddress, Failure> {
     IpAddress::from_str(text).map_err(|_| Failure::usage(format!("{text:?} is not an IP address")))
 }
 

@@ -2,8 +2,9 @@
 
 use super::live::{self, Lane, Machine, SVM, VMX};
 use super::{Case, Context, Verdict};
+use crate::bundle::{self, DomainSet};
 use crate::emulator::{Forward, Network};
-use crate::{bundle, run, workspace};
+use crate::{run, workspace};
 use anyhow::{Context as _, Result, ensure};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -23,6 +24,9 @@ pub fn cases() -> Vec<Case> {
     for lane in [SVM.at(2), VMX.at(2)] {
         cases.push(Case::new(format!("net/bridge/{lane}"), move |context| bridge(context, lane)));
     }
+    // In virtual time, so that no other load of this computer decides whether somebody waited too long.
+    cases.push(Case::new(format!("net/overload/{SVM}"), |context| overload(context, SVM)));
+    cases.push(Case::new(format!("net/flood/{SVM}"), |context| flood(context, SVM)));
     cases
 }
 
@@ -126,4 +130,33 @@ fn bridge(context: &Context, lane: Lane) -> Result<Verdict> {
         &report,
         &["3 of 3 answered", "2 of 2 answered", "[one] received", "[one] sent", "[two] all done"],
     ))
+}
+
+/// The domain set for figures, with commands for the guest that measures.
+fn measuring(commands: &str) -> Result<DomainSet> {
+    let mut set = live::set("network.toml")?;
+    run::add_commands(&mut set, commands)?;
+    Ok(set)
+}
+
+/// A guest sends packets as fast as it can, to another one and to the driver domain: all of them arrive, and so do streams.
+fn overload(context: &Context, lane: Lane) -> Result<Verdict> {
+    let set = measuring("bench net 10.0.0.1 n=3000 bytes=4M && bench net 10.0.0.254 n=3000 bytes=4M")?;
+    let report = Machine::new(context, "net/overload", lane).counted().boot(&set)?;
+    Ok(live::judge(
+        &report,
+        &["packets to=10.0.0.1 size=1514", "tcp-stream to=10.0.0.254 size=65536 direction=receive"],
+    ))
+}
+
+/// A guest floods another one with packets while a third one pings that: all pings are answered.
+fn flood(context: &Context, lane: Lane) -> Result<Verdict> {
+    let mut set = measuring("bench net 10.0.0.1 load=packets n=40000")?;
+    let mut third = set.domains.get("peer").context("the set has no domain peer")?.clone();
+    third.cmdline = "role=guest name=third ip=10.0.0.3/24".into();
+    third.start = "auto".into();
+    set.domains.insert("third".into(), third);
+    live::command(&mut set, "third", "ping 10.0.0.1 count=100 interval=1 wait=60000")?;
+    let report = Machine::new(context, "net/flood", lane).counted().boot(&set)?;
+    Ok(live::judge(&report, &["100 of 100 answered", "arrived"]))
 }
