@@ -143,7 +143,7 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
         }
         Area::Net => {
             let set = DomainSet::read(&crate::workspace::root().join(NETWORK))?;
-            let bytes = if quick { "8M" } else { "64M" };
+            let (n, bytes) = if quick { (512, "8M") } else { (4096, "64M") };
             // First the driver domain, then another guest.
             let commands =
                 ["10.0.0.254", "10.0.0.1"].map(|to| format!("bench net {to} n={n} bytes={bytes} raw"));
