@@ -1,12 +1,13 @@
 //! Cases on real Xen, from Debian's packages: the conformance guests as its first domain, and the guest kernel below Linux.
 
 use super::{Case, Context, Verdict, live};
+use crate::machine::Console;
 use crate::peer::{self, selftests::Outcome};
 use anyhow::Result;
 
 /// Returns the cases.
 pub fn cases() -> Vec<Case> {
-    vec![Case::new("peer/xen/dom0", dom0)]
+    vec![Case::new("peer/xen/dom0", dom0), Case::new("peer/xen/domu", domu)]
 }
 
 /// The guests that are tried, one boot each; `cargo xtask peer xen selftests` tries all.
@@ -42,4 +43,9 @@ fn dom0(context: &Context) -> Result<Verdict> {
         }
     }
     Ok(Verdict::Passed(format!("{} guests on {version}", GUESTS.len())))
+}
+
+/// Disk and network served by Linux.
+fn domu(context: &Context) -> Result<Verdict> {
+    peer::domu::run(context.images()?, Console::Hidden, context.verbose)
 }
