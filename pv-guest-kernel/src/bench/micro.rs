@@ -16,7 +16,7 @@ use pv_abi::{DomainId, Gfn, GrantRef, GuestPhys, GuestVirt, version};
 use super::Samples;
 use super::partner::Partner;
 use super::take::Bench;
-use crate::arch::instr;
+use crate::arch::{instr, probe};
 use crate::mm::{self, PAGE, special};
 use crate::shell::command::{Args, Failure, Outcome};
 use crate::xen::platform::Pages;
@@ -53,6 +53,7 @@ fn services(bench: &mut Bench, me: DomainId, partner: Option<Partner>) -> Outcom
     timer(bench);
     multicall(bench);
     apic_read(bench);
+    x2apic(bench);
     nested_fault(bench);
     memory_copy(bench)?;
     copies(bench, me)?;
@@ -150,6 +151,33 @@ fn apic_read(bench: &mut Bench) {
         // SAFETY: the APIC's page is in the direct map (below 4 GiB), and reading its version has no effect.
         unsafe { register.read_volatile() };
     });
+}
+
+/// The local APIC in x2APIC mode, for as long as this takes.
+fn x2apic(bench: &mut Bench) {
+    const IA32_APIC_BASE: u32 = 0x1b;
+    const ENABLED: u64 = 1 << 11;
+    const X2APIC: u64 = 1 << 10;
+    const VERSION: u32 = 0x803;
+    const TASK_PRIORITY: u32 = 0x808;
+    const END_OF_INTERRUPT: u32 = 0x80b;
+    let base = instr::rdmsr(IA32_APIC_BASE);
+    // SAFETY: the kernel does not use the APIC; a refused mode leaves it as it was.
+    if base & X2APIC != 0 || unsafe { probe::wrmsr(IA32_APIC_BASE, base | X2APIC) }.is_err() {
+        return;
+    }
+    bench.take("x2apic-register-read", 1, 4, || {
+        core::hint::black_box(instr::rdmsr(VERSION));
+    });
+    // SAFETY: the task priority is 0 already, and no interrupt is in service.
+    bench.take("x2apic-task-priority-write", 1, 4, || unsafe { instr::wrmsr(TASK_PRIORITY, 0) });
+    // SAFETY: as above.
+    bench.take("x2apic-end-of-interrupt", 1, 4, || unsafe { instr::wrmsr(END_OF_INTERRUPT, 0) });
+    // SAFETY: the way back to the other mode is to switch it off.
+    unsafe {
+        instr::wrmsr(IA32_APIC_BASE, base & !(ENABLED | X2APIC));
+        instr::wrmsr(IA32_APIC_BASE, base);
+    }
 }
 
 /// A read where no memory is: a nested fault that ends as on a bus without a device.

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering:
 
 use pv_guest_kernel::arch::{cpu, instr, probe};
 use pv_guest_kernel::conf::{Outcome, Test};
+use pv_guest_kernel::println;
 use pv_guest_kernel::xen::clock;
 
 pv_guest_kernel::conformance!(run);
@@ -127,6 +128,8 @@ static X2APIC: AtomicBool = AtomicBool::new(false);
 /// The vectors in the order in which they came; `0x80` more at the end of `NESTING`.
 static SEEN: [AtomicU8; 64] = [const { AtomicU8::new(0) }; 64];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// When the last came.
+static WHEN: AtomicU64 = AtomicU64::new(0);
 static SOFTWARE: AtomicU64 = AtomicU64::new(0);
 static NMIS: AtomicU64 = AtomicU64::new(0);
 static NMI_AGAIN: AtomicU64 = AtomicU64::new(0);
@@ -139,6 +142,7 @@ fn note(vector: u8) {
 }
 
 extern "C" fn taken(vector: u8) {
+    WHEN.store(instr::rdtsc(), SeqCst);
     note(vector);
     if vector == NESTING {
         to_self(0x31);
@@ -443,14 +447,20 @@ fn timer(t: &mut Test) {
 
 fn deadline(t: &mut Test) {
     write(reg::TIMER, TSC_DEADLINE | 0x41);
-    for ticks in [0, 1_000, 50_000, 1_000_000, 10_000_000] {
+    let mut late = [(0, 0); 6];
+    for (place, ticks) in late.iter_mut().zip([0, 1_000, 10_000, 50_000, 1_000_000, 10_000_000]) {
         let until = instr::rdtsc() + ticks;
         // SAFETY: the interrupt is this test's.
         unsafe { instr::wrmsr(DEADLINE, until) };
         t.check("a deadline", wait_for(1));
-        t.check("is not early", instr::rdtsc() >= until);
+        let when = WHEN.load(SeqCst);
+        t.check("is not early", when >= until);
+        *place = (ticks, when.saturating_sub(until));
         t.equal("is over", instr::rdmsr(DEADLINE), 0);
         expect(t, "its vector", &[0x41]);
+    }
+    for (ticks, late) in late {
+        println!("a deadline in {ticks} ticks came {late} ticks late");
     }
     // SAFETY: as above; it is taken back.
     unsafe {
