@@ -17,10 +17,10 @@ macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident = $encoding:literal;)*) => {
         $($(#[$doc])* pub const $name: Field = Field($encoding);)*
 
-        /// The name of a field, for messages.
-        pub fn name(field: Field) -> &'static str {
-            match field {
-                $($name => stringify!($name),)*
+        /// The name of a field by its number, for messages.
+        pub fn name_of(encoding: u64) -> &'static str {
+            match encoding {
+                $($encoding => stringify!($name),)*
                 _ => "an unnamed field",
             }
         }

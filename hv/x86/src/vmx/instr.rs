@@ -88,13 +88,14 @@ fn try_read(field: Field) -> Option<u64> {
 #[inline(always)]
 pub fn read(field: Field) -> u64 {
     let value: u64;
-    let failed: u8;
-    // SAFETY: VMREAD changes nothing but its destination and the flags; a control structure is current.
+    // SAFETY: VMREAD changes nothing but its destination and the flags; a control structure is current. Where it fails,
+    // a function that does not return is called, out of the way.
     unsafe {
-        asm!("vmread {}, {}", "setbe {}", lateout(reg) value, in(reg) field.encoding(), lateout(reg_byte) failed, options(nostack));
-    }
-    if failed != 0 {
-        refused("VMREAD", field);
+        asm!(
+            "vmread {value}, {field}", "jbe 2f",
+            ".pushsection .text.unlikely, \"ax\", @progbits", "2:", "mov rdi, {field}", "call {refused}", ".popsection",
+            value = out(reg) value, field = in(reg) field.encoding(), refused = sym read_refused
+        );
     }
     value
 }
@@ -102,20 +103,33 @@ pub fn read(field: Field) -> u64 {
 /// Writes a field of the current control structure.
 #[inline(always)]
 pub fn write(field: Field, value: u64) {
-    let failed: u8;
-    // SAFETY: a control structure is current, and belongs to the caller; the values are checked where they are made.
+    // SAFETY: a control structure is current, and belongs to the caller; the values are checked where they are made. Where
+    // it fails, a function that does not return is called, out of the way.
     unsafe {
-        asm!("vmwrite {}, {}", "setbe {}", in(reg) field.encoding(), in(reg) value, lateout(reg_byte) failed, options(nostack));
-    }
-    if failed != 0 {
-        refused("VMWRITE", field);
+        asm!(
+            "vmwrite {field}, {value}", "jbe 2f",
+            ".pushsection .text.unlikely, \"ax\", @progbits", "2:", "mov rdi, {field}", "call {refused}", ".popsection",
+            value = in(reg) value, field = in(reg) field.encoding(), refused = sym write_refused
+        );
     }
 }
 
+extern "sysv64" fn read_refused(field: u64) -> ! {
+    refused("VMREAD", field)
+}
+
+extern "sysv64" fn write_refused(field: u64) -> ! {
+    refused("VMWRITE", field)
+}
+
 #[cold]
-fn refused(instruction: &str, field: Field) -> ! {
+fn refused(instruction: &str, field: u64) -> ! {
     let error = try_read(field::INSTRUCTION_ERROR).unwrap_or(0);
-    panic!("{instruction} of {}: {}", field::name(field), failure::instruction_error(error as u32))
+    panic!(
+        "{instruction} of {} ({field:#x}): {}",
+        field::name_of(field),
+        failure::instruction_error(error as u32)
+    )
 }
 
 /// The number of the last VM-instruction error.

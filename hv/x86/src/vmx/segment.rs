@@ -46,6 +46,7 @@ const fn table(base: Field, limit: Field) -> SegmentFields {
     SegmentFields { selector: None, base, limit, rights: None }
 }
 
+#[inline(always)]
 const fn fields(segment: Segment) -> SegmentFields {
     use field::*;
     match segment {

@@ -93,6 +93,8 @@ pub struct Vcpu {
     /// Copies of fields that decide often.
     primary: u32,
     entry_event: u32,
+    /// What the guest sees of CR0 and CR4 where they are the hypervisor's.
+    shadows: [u64; 2],
     /// The reason of the last exit.
     last: u16,
 }
@@ -119,6 +121,7 @@ impl Vcpu {
             flush: true,
             primary: capability.primary,
             entry_event: 0,
+            shadows: [0; 2],
             last: 0,
         };
         vcpu.on_structure(Self::set_up);
@@ -187,10 +190,18 @@ impl Vcpu {
             write(field::PAUSE_GAP, 128);
             write(field::PAUSE_WINDOW, 4096);
         }
-        let cr0_owned = CR0_NW | CR0_CD | CR0_NE | (c.cr0.one & !CR0_UNRESTRICTED) | !c.cr0.may;
-        write(field::CR0_MASK, cr0_owned);
-        write(field::CR4_MASK, c.cr4.one | !c.cr4.may | CR4_VMXE);
+        let [cr0, cr4] = self.owned();
+        write(field::CR0_MASK, cr0);
+        write(field::CR4_MASK, cr4);
         host::write_constant();
+    }
+
+    /// The bits of CR0 and CR4 that are the hypervisor's.
+    #[inline]
+    const fn owned(&self) -> [u64; 2] {
+        let c = self.capability;
+        let cr0 = CR0_NW | CR0_CD | CR0_NE | (c.cr0.one & !CR0_UNRESTRICTED) | !c.cr0.may;
+        [cr0, c.cr4.one | !c.cr4.may | CR4_VMXE]
     }
 
     fn write_primary(&mut self, bit: Primary, on: bool) {
@@ -345,15 +356,14 @@ impl Vcpu {
     }
 
     /// A control register as the guest sees it: its own bits from the register, the hypervisor's from the shadow.
-    fn visible(actual: Field, shadow: Field, mask: Field) -> u64 {
-        let mask = read(mask);
-        (read(actual) & !mask) | (read(shadow) & mask)
+    const fn visible(actual: u64, shadow: u64, mask: u64) -> u64 {
+        (actual & !mask) | (shadow & mask)
     }
 
     fn read_reg(&self, register: Reg) -> u64 {
         match register {
-            Reg::Cr0 => Self::visible(field::GUEST_CR0, field::CR0_SHADOW, field::CR0_MASK),
-            Reg::Cr4 => Self::visible(field::GUEST_CR4, field::CR4_SHADOW, field::CR4_MASK),
+            Reg::Cr0 => Self::visible(read(field::GUEST_CR0), self.shadows[0], self.owned()[0]),
+            Reg::Cr4 => Self::visible(read(field::GUEST_CR4), self.shadows[1], self.owned()[1]),
             _ => match Self::reg_field(register) {
                 Some(field) => read(field),
                 None => self.msrs.get(register, self.loaded).unwrap_or(0),
@@ -369,10 +379,12 @@ impl Vcpu {
                 let free = CR0_UNRESTRICTED;
                 let actual = (fixed & !free) | (value & free) | CR0_ET;
                 write(field::GUEST_CR0, actual & !(CR0_NW | CR0_CD));
-                write(field::CR0_SHADOW, value | CR0_ET);
+                self.shadows[0] = value | CR0_ET;
+                write(field::CR0_SHADOW, self.shadows[0]);
             }
             Reg::Cr4 => {
                 write(field::GUEST_CR4, self.capability.cr4.apply(value) | CR4_VMXE);
+                self.shadows[1] = value;
                 write(field::CR4_SHADOW, value);
             }
             Reg::Efer => {
@@ -392,9 +404,13 @@ impl Vcpu {
     }
 
     fn advance(&mut self, bytes: u64) {
-        let long = read(field::GUEST_CS_RIGHTS) & 1 << 13 != 0;
-        let rip = read(field::GUEST_RIP).wrapping_add(bytes);
-        write(field::GUEST_RIP, if long { rip } else { rip & 0xffff_ffff });
+        let before = read(field::GUEST_RIP);
+        let mut rip = before.wrapping_add(bytes);
+        // Outside of 64-bit code it wraps at 4 GiB.
+        if before >> 32 == 0 && rip >> 32 != 0 && read(field::GUEST_CS_RIGHTS) & 1 << 13 == 0 {
+            rip &= 0xffff_ffff;
+        }
+        write(field::GUEST_RIP, rip);
         let blocked = read(field::GUEST_INTERRUPTIBILITY);
         if blocked & BLOCKED != 0 {
             write(field::GUEST_INTERRUPTIBILITY, blocked & !BLOCKED);
@@ -405,6 +421,9 @@ impl Vcpu {
         }
     }
 }
+
+const CALL: u32 = reason::VMCALL as u32;
+const IDENTIFY: u32 = reason::CPUID as u32;
 
 impl VcpuHw for Vcpu {
     fn load(&mut self) {
@@ -447,6 +466,12 @@ impl VcpuHw for Vcpu {
         self.entry_event = 0;
         let reason = read(field::EXIT_REASON) as u32;
         self.last = reason as u16;
+        // The two that are most frequent tell nothing more.
+        match reason {
+            CALL => return Exit::Hypercall,
+            IDENTIFY => return Exit::Cpuid,
+            _ => {}
+        }
         let told = self.told(reason);
         reason::decode(&told)
     }
