@@ -1,5 +1,5 @@
 //! The local APIC of a vCPU: registers, interrupts to itself and their order, priorities, the timer, non-maskable
-//! interrupts; through memory first, then in x2APIC mode.
+//! interrupts, messages to another vCPU; through memory first, then in x2APIC mode.
 //!
 //! Interrupts are taken through an interrupt table of this test's own, whose handlers note the vector.
 #![no_std]
@@ -8,10 +8,10 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-use pv_guest_kernel::arch::{cpu, instr, probe};
+use pv_guest_kernel::arch::{apic, cpu, instr, probe, trap};
 use pv_guest_kernel::conf::{Outcome, Test};
-use pv_guest_kernel::println;
-use pv_guest_kernel::xen::clock;
+use pv_guest_kernel::xen::{clock, events};
+use pv_guest_kernel::{println, task};
 
 pv_guest_kernel::conformance!(run);
 
@@ -289,6 +289,7 @@ async fn run(t: &mut Test) -> Outcome {
         (read(reg::SVR), read(reg::ID)),
         (0xff, cpu::this().id << 24),
     );
+    messages(t, base);
     instr::sti();
     Ok(())
 }
@@ -494,6 +495,49 @@ fn nmis(t: &mut Test) {
     // SAFETY: the handlers of both count and return.
     unsafe { asm!("int 18", "int 18", options(nostack)) };
     t.equal("INT 18 is the guest's own", SOFTWARE.load(SeqCst), before + 2);
+}
+
+/// Interrupts to another vCPU: one that runs, then one that most often sleeps.
+fn messages(t: &mut Test, base: u64) {
+    static RECEIVER: AtomicU64 = AtomicU64::new(u64::MAX);
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let long = |done: &dyn Fn() -> bool| {
+        let start = clock::now();
+        while !done() && clock::now() - start < 60_000_000_000 {
+            core::hint::spin_loop();
+        }
+        done()
+    };
+    // This vCPU is busy until the end, so that another takes the task.
+    let _detached = task::spawn(async {
+        apic::enable();
+        RECEIVER.store(cpu::this().id.into(), SeqCst);
+        while !DONE.load(SeqCst) {
+            core::hint::spin_loop();
+        }
+    });
+    if !long(&|| RECEIVER.load(SeqCst) != u64::MAX) {
+        t.check("another vCPU takes a task", false);
+        return;
+    }
+    // SAFETY: the mode is this test's affair.
+    if unsafe { probe::wrmsr(BASE, base | 0xc00) }.is_err() {
+        return;
+    }
+    let message = RECEIVER.load(SeqCst) << 32 | u64::from(trap::TEST_VECTOR);
+    let mut good = true;
+    for round in 0..60 {
+        DONE.store(round >= 30, SeqCst);
+        let before = events::test_vector_count();
+        // SAFETY: the vector's handler counts.
+        good &= unsafe { probe::wrmsr(0x800 + reg::ICR, message) }.is_ok();
+        good &= long(&|| events::test_vector_count() > before);
+        if !good {
+            break;
+        }
+    }
+    DONE.store(true, SeqCst);
+    t.check("every message to another vCPU arrives", good);
 }
 
 /// Garbage into every register; what a guest writes there is its own affair.
