@@ -59,8 +59,8 @@ const TYPES_WITH_LENGTH: [u32; 3] = [4, 5, 6];
 const UNBLOCKED_BY_IRET: u32 = 1 << 12;
 
 /// The preemption timer stands in for the machine's when the deadline is nearer than this, in ticks. An entry with it costs
-/// about 15 instructions more; a deadline that it reaches, 70 fewer (an interrupt to take and to acknowledge), and the
-/// machine's timer need not be set, which took 20. So it gains as long as six entries or fewer come before the deadline.
+/// about 15 instructions more; a deadline that it reaches, some 60 fewer (an interrupt to take and to acknowledge), and the
+/// machine's timer need not be set, which takes 20. So it gains as long as five entries or fewer come before the deadline.
 const SOON: u64 = 50_000;
 
 /// Exceptions that exit: #DB and #AC, whose delivery can loop for ever inside the processor, and #MC, the host's.
