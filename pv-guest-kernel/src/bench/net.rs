@@ -108,11 +108,11 @@ impl Bench {
 
     async fn packets(&self, length: usize, n: u64) -> Outcome {
         let silent = || Failure::because("nobody counts packets there");
-        let first = self.stack.probe(self.to).await.ok_or_else(silent)?;
+        let first = self.stack.probe(self.to, None).await.ok_or_else(silent)?;
         let before = self.begin().await;
         self.stack.flood(first.mac, length, n).await;
         // Behind all of them.
-        let last = self.stack.probe(self.to).await.ok_or_else(silent)?;
+        let last = self.stack.probe(self.to, Some(first.mac)).await.ok_or_else(silent)?;
         let figure = self.end("packets", length, n, &before).total("bytes", n * length as u64);
         let arrived = last.count - first.count;
         figure.total("arrived", arrived).print();

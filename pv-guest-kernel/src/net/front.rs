@@ -66,16 +66,16 @@ impl Link for FrontLink {
         }
     }
 
-    fn poll(&mut self) {
-        let wants_store = {
+    fn poll(&mut self) -> bool {
+        let (waits, wants_store) = {
             let mut front = self.shared.front.lock();
             front.kick();
-            front.poll();
-            front.wants_store()
+            (front.poll(), front.wants_store())
         };
         if wants_store {
             self.shared.follow();
         }
+        waits
     }
 
     fn receive(&mut self) -> Option<Received> {

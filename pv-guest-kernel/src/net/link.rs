@@ -54,8 +54,9 @@ impl Deref for Received {
 pub trait Link: Send {
     /// What it is like.
     fn info(&self) -> LinkInfo;
-    /// Moves frames between driver and device.
-    fn poll(&mut self);
+    /// Moves frames between driver and device. True: frames wait to be taken, for which [`poll_wait`](Self::poll_wait)
+    /// does not become ready again.
+    fn poll(&mut self) -> bool;
     /// Takes a received frame.
     fn receive(&mut self) -> Option<Received>;
     /// Whether a frame can be sent now, be it the largest.

@@ -158,7 +158,9 @@ impl Link for LocalLink {
         }
     }
 
-    fn poll(&mut self) {}
+    fn poll(&mut self) -> bool {
+        false
+    }
 
     fn receive(&mut self) -> Option<Received> {
         loop {

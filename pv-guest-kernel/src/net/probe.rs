@@ -59,9 +59,10 @@ pub fn send(link: &mut dyn Link, from: [u8; 6], to: [u8; 6], length: usize, sequ
     });
 }
 
-/// Asks whoever has an address for its count.
-pub fn ask(link: &mut dyn Link, from: [u8; 6], whom: Ipv4Address, question: u64) {
-    link.send(SHORTEST, None, &mut |frame| write(frame, BROADCAST, from, QUESTION, whom, [question, 0]));
+/// Asks whoever has an address for its count; everybody, if its hardware address `to` is not known.
+pub fn ask(link: &mut dyn Link, from: [u8; 6], to: Option<[u8; 6]>, whom: Ipv4Address, question: u64) {
+    let to = to.unwrap_or(BROADCAST);
+    link.send(SHORTEST, None, &mut |frame| write(frame, to, from, QUESTION, whom, [question, 0]));
 }
 
 impl Probe {

@@ -159,8 +159,9 @@ impl Stack {
         self.inner.lock().device.link.counters()
     }
 
-    /// Asks whoever has the address `whom` how many frames of [`probe`] it has received. `None` if nobody answers.
-    pub async fn probe(&self, whom: Ipv4Address) -> Option<probe::Answer> {
+    /// Asks whoever has the address `whom` how many frames of [`probe`] it has received. `None` if nobody answers. A
+    /// question to the hardware address `to` stays behind what was sent there before; one to everybody may be lost.
+    pub async fn probe(&self, whom: Ipv4Address, to: Option<[u8; 6]>) -> Option<probe::Answer> {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         for _ in 0..PROBES {
             let question = NEXT.fetch_add(1, Ordering::Relaxed) as u64;
@@ -168,7 +169,7 @@ impl Stack {
                 self.until(|inner| inner.device.probe.answer.take_if(|answer| answer.question == question));
             self.with(|inner| {
                 let mac = inner.device.link.info().mac;
-                probe::ask(&mut *inner.device.link, mac, whom, question);
+                probe::ask(&mut *inner.device.link, mac, to, whom, question);
             });
             if let Ok(answer) = task::timeout(Duration::from_secs(2), answer).await {
                 return Some(answer);
@@ -233,7 +234,8 @@ impl Stack {
                 device.probe.own = interface.ipv4_addr();
                 device.link.poll();
                 let changed = interface.poll(now(), device, sockets) == PollResult::SocketStateChanged;
-                device.link.poll();
+                // What came meanwhile is taken in another round, if its answers have room.
+                let waits = device.link.poll() && device.link.can_send();
                 let configured = dhcp
                     .is_some_and(|h| addresses::follow(interface, sockets.get_mut::<dhcpv4::Socket<'_>>(h)));
                 let delay = interface.poll_delay(now(), sockets);
@@ -241,7 +243,7 @@ impl Stack {
                 if configured {
                     self.addresses.raise();
                 }
-                if !changed && !configured && delay.is_none_or(|delay| delay.total_micros() > 0) {
+                if !changed && !configured && !waits && delay.is_none_or(|delay| delay.total_micros() > 0) {
                     return delay.map(Into::into);
                 }
             }
