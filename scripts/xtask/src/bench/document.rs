@@ -49,6 +49,8 @@ pub struct Setting {
     pub emulator: String,
     /// See [`Document::processor`].
     pub processor: String,
+    /// Whether it is the machine for which the goals are set.
+    pub has_goals: bool,
 }
 
 impl Document {
@@ -61,10 +63,10 @@ impl Document {
     ) -> Document {
         let differences = differences(counted);
         let mut figures = counted.first().cloned().unwrap_or_default();
-        let standings = standings(&figures);
+        let standings = if setting.has_goals { standings(&figures) } else { Vec::new() };
         figures.extend(once);
         let ratios = ratios(&figures);
-        let Setting { command, commit, emulator, processor } = setting;
+        let Setting { command, commit, emulator, processor, .. } = setting;
         Document {
             schema: SCHEMA.into(),
             command,
@@ -123,6 +125,7 @@ pub mod tests {
             commit: "0123abcd".into(),
             emulator: "QEMU 7.2.22".into(),
             processor: "qemu64,+svm".into(),
+            has_goals: true,
         };
         Document::new(setting, &[counted.clone(), counted], wall, vec!["net: no such command".into()])
     }

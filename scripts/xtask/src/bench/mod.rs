@@ -95,7 +95,8 @@ fn write(options: &cli::Bench, document: &Document) -> Result<()> {
     }
     if let Some(file) = &options.markdown {
         let old = std::fs::read_to_string(file).unwrap_or_default();
-        put(file, &table::between_marks(&old, &table::markdown(document)))?;
+        let marks = table::marks(options.emulator == Some(Emulator::Bochs));
+        put(file, &table::between_marks(&old, &marks, &table::markdown(document)))?;
     }
     Ok(())
 }
@@ -187,6 +188,7 @@ fn patiently<R>(name: &str, work: impl FnOnce() -> R) -> R {
 
 /// With what is measured.
 fn setting(options: &cli::Bench, emulator: Emulator) -> Result<Setting> {
+    let has_goals = emulator == Emulator::Qemu;
     let (emulator, processor) = match emulator {
         Emulator::Qemu => (
             first_line(Command::new("qemu-system-x86_64").arg("--version"))?,
@@ -206,7 +208,7 @@ fn setting(options: &cli::Bench, emulator: Emulator) -> Result<Setting> {
     if changed.is_ok_and(|status| status.code() == Some(1)) {
         commit.push('+');
     }
-    Ok(Setting { command: command(options), commit, emulator, processor })
+    Ok(Setting { command: command(options), commit, emulator, processor, has_goals })
 }
 
 /// The command that measures the same, without the files it writes.

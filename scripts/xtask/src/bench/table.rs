@@ -172,7 +172,9 @@ pub fn markdown(document: &Document) -> String {
         document.runs,
         if document.repeats() { "identical to the last digit" } else { "which differ" }
     );
-    text += "| what | Xen 4.17 | wanted | here | times better | |\n|---|--:|--:|--:|--:|---|\n";
+    if !document.standings.is_empty() {
+        text += "| what | Xen 4.17 | wanted | here | times better | |\n|---|--:|--:|--:|--:|---|\n";
+    }
     for row in &document.standings {
         let _ = writeln!(
             text,
@@ -207,12 +209,14 @@ pub fn markdown(document: &Document) -> String {
     text
 }
 
-/// The line before and the line behind what `--markdown` writes in a file that has both.
-pub const MARKS: [&str; 2] = ["<!-- figures: begin -->", "<!-- figures: end -->"];
+/// The line before and the line behind what `--markdown` writes in a file that has both: one pair for each processor.
+pub fn marks(vmx: bool) -> [String; 2] {
+    let of = if vmx { "figures of VT-x" } else { "figures" };
+    ["begin", "end"].map(|end| format!("<!-- {of}: {end} -->"))
+}
 
 /// Puts new text between the marks of an old one; without marks, the new text is all.
-pub fn between_marks(old: &str, new: &str) -> String {
-    let [begin, end] = MARKS;
+pub fn between_marks(old: &str, [begin, end]: &[String; 2], new: &str) -> String {
     match (old.find(begin), old.find(end)) {
         (Some(from), Some(to)) if from < to => {
             format!("{}{begin}\n\n{}\n{}", &old[..from], new, &old[to..])
@@ -272,9 +276,12 @@ mod tests {
     #[test]
     fn only_what_is_between_the_marks_is_replaced() {
         let old = "# A\n<!-- figures: begin -->\nold\n<!-- figures: end -->\nB\n";
+        let both = marks(false);
+        let between_marks = |old: &str, new: &str| super::between_marks(old, &both, new);
         let new = between_marks(old, "new\n");
         assert_eq!(new, "# A\n<!-- figures: begin -->\n\nnew\n\n<!-- figures: end -->\nB\n");
         assert_eq!(between_marks(&new, "new\n"), new);
         assert_eq!(between_marks("old", "new"), "new");
+        assert_eq!(super::between_marks(old, &marks(true), "new"), "new");
     }
 }
