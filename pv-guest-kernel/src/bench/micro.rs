@@ -60,7 +60,7 @@ fn services(bench: &mut Bench, me: DomainId, partner: Option<Partner>) -> Outcom
     let own = Pages::new(32)?;
     with_granted(me, &own, |refs| mapping(bench, "grant-map-unmap-own", me, refs))??;
     give_and_take(bench);
-    make_and_destroy(bench, "spare");
+    make_and_destroy(bench, "spare", 4);
     if let Some(partner) = partner {
         bench.take("event-ping-pong", 1, 1, || partner.ping());
         partner.yielding(|| bench.take("vcpu-switch-twice", 1, 1, sched::yield_now));
@@ -326,11 +326,10 @@ pub fn give_and_take(bench: &mut Bench) {
     }
 }
 
-/// Makes the domain of a section and destroys it, where this domain may.
-pub fn make_and_destroy(bench: &mut Bench, section: &str) {
-    const TIMES: u64 = 4;
+/// Makes the domain of a section and destroys it, so many times, where this domain may.
+pub fn make_and_destroy(bench: &mut Bench, section: &str, times: u64) {
     let (mut made, mut destroyed) = (Vec::new(), Vec::new());
-    for _ in 0..TIMES {
+    for _ in 0..times {
         let mut created = Created::default();
         let before = instr::rdtsc();
         if stub::control_create(hv(), section.as_bytes(), &mut created).is_err() {
@@ -347,7 +346,7 @@ pub fn make_and_destroy(bench: &mut Bench, section: &str) {
     }
     for (name, values) in [("domain-create", made), ("domain-destroy", destroyed)] {
         let samples = Samples::from(values);
-        let figure = bench.figure(name, TIMES).with("section", section);
+        let figure = bench.figure(name, times).with("section", section);
         bench.push(figure.total("ticks", samples.sum()).samples(&samples));
     }
 }

@@ -63,7 +63,7 @@ fn all(
     with_grants(bench, me, references)?;
     for section in sections.split(',').filter(|name| !name.is_empty()) {
         bench.words = Vec::from([("what", "memory".to_string())]);
-        micro::make_and_destroy(bench, section);
+        micro::make_and_destroy(bench, section, 1);
     }
     Ok(())
 }

@@ -52,7 +52,9 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
                 Ok(figures) => taken.push(figures),
                 Err(error) => {
                     say::warn(format!("{}: {error:#}", job.name));
-                    skipped.push(format!("{}: {error:#}", job.name));
+                    // The console's end is for the terminal.
+                    let text = format!("{error:#}");
+                    skipped.push(format!("{}: {}", job.name, text.lines().next().unwrap_or_default()));
                     break;
                 }
             }
