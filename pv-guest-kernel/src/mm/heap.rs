@@ -132,8 +132,7 @@ impl Blocks {
 struct Heap(IrqMutex<Blocks>);
 
 #[global_allocator]
-static HEAP: Heap =
-    Heap(IrqMutex::new(Blocks { talc: Talc::new(FrameSource), freed: [Freed::NONE; SIZES] }));
+static HEAP: Heap = Heap(IrqMutex::new(Blocks { talc: Talc::new(FrameSource), freed: [Freed::NONE; SIZES] }));
 
 // SAFETY: `Blocks` does the work, one caller at a time.
 unsafe impl GlobalAlloc for Heap {
@@ -169,7 +168,8 @@ unsafe impl GlobalAlloc for Heap {
 /// Bytes allocated, and bytes claimed from the frame allocator.
 pub fn count() -> (usize, usize) {
     let heap = HEAP.0.lock();
-    let kept: usize = heap.freed.iter().enumerate().map(|(index, freed)| freed.count * (index + 1) * UNIT).sum();
+    let kept: usize =
+        heap.freed.iter().enumerate().map(|(index, freed)| freed.count * (index + 1) * UNIT).sum();
     let c = heap.talc.counters();
     (c.allocated_bytes - kept, c.claimed_bytes)
 }

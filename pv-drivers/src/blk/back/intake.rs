@@ -57,20 +57,20 @@ pub(super) struct Refusal {
 }
 
 /// Where the segments of a request are.
-pub(super) enum Segments {
-    Direct(Vec<Segment>),
+pub(super) enum Segments<'a> {
+    Direct(&'a [Segment]),
     /// That many, in these pages.
     Indirect(usize, Vec<GrantRef>),
 }
 
 /// The head of a request, before its segments were fetched.
-pub(super) struct Head {
+pub(super) struct Head<'a> {
     pub id: u64,
     pub operation: u8,
     kind: Kind,
     sector: u64,
     count: u64,
-    pub segments: Segments,
+    pub segments: Segments<'a>,
 }
 
 /// What the back end offers.
@@ -81,7 +81,7 @@ pub(super) struct Offer {
 }
 
 /// Takes the private copy of a slot apart.
-pub(super) fn parse(raw: &blkif::Request, offer: &Offer) -> Result<Head, Refusal> {
+pub(super) fn parse<'a>(raw: &'a blkif::Request, offer: &Offer) -> Result<Head<'a>, Refusal> {
     let refuse = |id, status| Refusal { id, operation: raw.operation, status };
     match raw.operation {
         blkif::OP_READ | blkif::OP_WRITE | blkif::OP_WRITE_BARRIER | blkif::OP_FLUSH_DISKCACHE => {
@@ -102,7 +102,7 @@ pub(super) fn parse(raw: &blkif::Request, offer: &Offer) -> Result<Head, Refusal
                 kind,
                 sector: raw.sector_number,
                 count: 0,
-                segments: Segments::Direct(segments.to_vec()),
+                segments: Segments::Direct(segments),
             })
         }
         blkif::OP_DISCARD => {
@@ -120,7 +120,7 @@ pub(super) fn parse(raw: &blkif::Request, offer: &Offer) -> Result<Head, Refusal
                 kind: Kind::Discard { is_secure },
                 sector: raw.sector_number,
                 count: raw.nr_sectors,
-                segments: Segments::Direct(Vec::new()),
+                segments: Segments::Direct(&[]),
             })
         }
         blkif::OP_INDIRECT => {
@@ -153,7 +153,7 @@ pub(super) fn parse(raw: &blkif::Request, offer: &Offer) -> Result<Head, Refusal
     }
 }
 
-impl Head {
+impl Head<'_> {
     /// Checks the segments against their pages, and all of it against the disk.
     pub fn complete(&self, segments: &[Segment], offer: &Offer) -> Result<Intake, Refusal> {
         let refuse = |status| Refusal { id: self.id, operation: self.operation, status };

@@ -263,8 +263,10 @@ impl<M: SharedMemory> Jobs<M> {
             return;
         }
         for part in job.parts {
-            if let Some(active) = self.active(part.request) {
-                active.held.extend(part.pieces);
+            match self.active(part.request) {
+                Some(active) if active.held.is_empty() => active.held = part.pieces,
+                Some(active) => active.held.extend(part.pieces),
+                None => {}
             }
             self.complete_part(part.request, result);
         }
@@ -326,6 +328,11 @@ impl<M: SharedMemory> Jobs<M> {
 
 /// Cuts data into parts that the device takes.
 fn split<M>(request: usize, sector: u64, pieces: Vec<HeldPiece<M>>, geometry: &Geometry) -> Vec<Part<M>> {
+    let all = pieces.iter().map(|piece| (piece.len / SECTOR_SIZE) as u64).sum();
+    if pieces.len() <= geometry.max_pieces && all <= u64::from(geometry.max_sectors) && !pieces.is_empty() {
+        // Most often there is nothing to cut.
+        return alloc::vec![Part { request, sector, count: all, pieces }];
+    }
     let mut parts: Vec<Part<M>> = Vec::new();
     let mut at = sector;
     for piece in pieces {

@@ -95,6 +95,11 @@ impl<M: SharedMemory> Cache<M> {
         Some(cached.memory.clone())
     }
 
+    /// The pages of a request, if all are mapped.
+    fn resolve(&mut self, runs: &[Run]) -> Result<Resolved<M>, Errno> {
+        collect(runs.iter().map(|run| self.get(run.grant).ok_or(Errno::EFAULT)), runs)
+    }
+
     /// Unmaps the pages longest unused when there are too many, an eighth of the limit at a time.
     fn shrink<P: Platform<Memory = M>>(&mut self, platform: &P, counters: &mut Counters) {
         if self.pages.len() <= self.max {
@@ -175,12 +180,15 @@ impl<M: SharedMemory> Mode<M> {
     ) -> Vec<Result<Resolved<M>, Errno>> {
         match self {
             Self::Persistent(cache) => {
-                let grants = wanted.iter().flat_map(|(runs, _)| runs.iter().map(|run| run.grant));
-                cache.fetch(platform, peer, grants, counters);
-                let resolved = wanted.iter().map(|(runs, _)| {
-                    collect(runs.iter().map(|run| cache.get(run.grant).ok_or(Errno::EFAULT)), runs)
-                });
-                let resolved = resolved.collect();
+                let mut resolved: Vec<_> = wanted.iter().map(|(runs, _)| cache.resolve(runs)).collect();
+                // In the steady state all pages are known, and each was looked for once.
+                if resolved.iter().any(Result::is_err) {
+                    let grants = wanted.iter().flat_map(|(runs, _)| runs.iter().map(|run| run.grant));
+                    cache.fetch(platform, peer, grants, counters);
+                    for (result, (runs, _)) in resolved.iter_mut().zip(wanted).filter(|(r, _)| r.is_err()) {
+                        *result = cache.resolve(runs);
+                    }
+                }
                 cache.shrink(platform, counters);
                 resolved
             }
