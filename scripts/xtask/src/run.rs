@@ -19,6 +19,9 @@ const ENCODED: AsciiSet =
 /// The command line of Debian's Linux.
 pub const LINUX_WORDS: &str = "console=hvc0";
 
+/// What gives the keyboard to the guest of Linux's domain set.
+const LINUX_CONSOLE: &str = "console=guest";
+
 /// What tells the control domain to end the machine once the guests have ended.
 pub const UNTIL_GUESTS: &str = "until=guests";
 
@@ -26,8 +29,9 @@ pub const UNTIL_GUESTS: &str = "until=guests";
 pub fn verb(options: &cli::Run) -> Result<u8> {
     let choice = emulator::choose(&options.machine)?;
     let disks = disks(&options.machine.disk)?;
-    let images = Images::build()?;
+    // What the options ask for is tried before anything takes long.
     let set = domain_set(options, disks.len())?;
+    let images = Images::build()?;
     let bundle = images.bundle(&set, "run.bundle")?;
     let boot = boot(&images, &bundle, choice.emulator, "run")?;
     let config = Config::new(&options.machine, choice, disks, boot)?;
@@ -124,6 +128,9 @@ pub fn domain_set(options: &cli::Run, disks: usize) -> Result<DomainSet> {
         add_commands(&mut set, commands)?;
     } else if options.kernel.is_some() || options.linux.is_some() {
         bundle::append(&mut set.control()?.cmdline, UNTIL_GUESTS);
+    }
+    if options.linux.is_some() && options.exec.is_none() {
+        bundle::append(&mut set.control()?.cmdline, LINUX_CONSOLE);
     }
     Ok(set)
 }

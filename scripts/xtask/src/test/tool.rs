@@ -10,7 +10,7 @@ use std::time::Duration;
 pub fn cases() -> Vec<Case> {
     vec![
         Case::quick("tool/help", |_| help()),
-        Case::quick("tool/refusals", |_| refusals()),
+        Case::quick("tool/refusals", refusals),
         Case::new("tool/list", |_| list()),
         Case::new("tool/any-folder", any_folder),
     ]
@@ -39,7 +39,7 @@ fn help() -> Result<Verdict> {
 }
 
 /// What cannot be done ends with 2, and says why.
-fn refusals() -> Result<Verdict> {
+fn refusals(context: &Context) -> Result<Verdict> {
     let cases: [(&[&str], &str); 8] = [
         (&["frobnicate"], "frobnicate"),
         (&["run", "--emulator", "simics"], "simics"),
@@ -50,7 +50,16 @@ fn refusals() -> Result<Verdict> {
         (&["run", "--initrd", "/dev/null"], "--kernel"),
         (&["test", "no-such-test-anywhere"], "no-such-test-anywhere"),
     ];
-    for (words, sign) in cases {
+    // A Linux image with a payload of no known kind.
+    let image = context.file("unknown.bzimage")?;
+    let mut bytes = vec![0; 2048];
+    bytes[0x1f1] = 1;
+    bytes[0x1fe..0x208].copy_from_slice(b"\x55\xaa\xeb\x66HdrS\x0f\x02");
+    bytes[0x24c] = 16;
+    std::fs::write(&image, bytes)?;
+    let name = image.to_string_lossy();
+    let unknown: (&[&str], &str) = (&["run", "--kernel", &name], "compression is unknown");
+    for (words, sign) in cases.into_iter().chain([unknown]) {
         let done = xtask(words, SOON)?;
         ensure!(
             done.code == Some(2),
@@ -61,6 +70,7 @@ fn refusals() -> Result<Verdict> {
         );
         ensure!(done.output.contains(sign), "`{}` does not say {sign}:\n{}", words.join(" "), done.output);
     }
+    std::fs::remove_file(&image)?;
     Ok(Verdict::passed())
 }
 
