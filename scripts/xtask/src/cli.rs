@@ -177,6 +177,9 @@ pub struct Test {
     /// Only the inner loop: what needs seconds, and one kind of processor
     #[arg(long)]
     pub quick: bool,
+    /// Only the tests that boot a machine in Bochs, or all but these
+    #[arg(long)]
+    pub emulator: Option<Emulator>,
     /// Only lists the tests
     #[arg(long)]
     pub list: bool,

@@ -27,6 +27,7 @@ pub use context::Context;
 pub use registry::Case;
 pub use verdict::Verdict;
 
+use crate::cli::Emulator;
 use crate::{cli, say};
 use anyhow::{Result, bail};
 use std::sync::mpsc;
@@ -41,6 +42,9 @@ pub fn verb(options: &cli::Test) -> Result<u8> {
     let chosen: Vec<Case> = registry::cases()
         .into_iter()
         .filter(|case| case.quick || !options.quick)
+        .filter(|case| {
+            options.emulator.is_none_or(|emulator| (emulator == Emulator::Bochs) == case.is_bochs())
+        })
         .filter(|case| {
             options.filter.is_empty() || options.filter.iter().any(|part| case.name.contains(part.as_str()))
         })
