@@ -124,6 +124,11 @@ impl Capability {
 /// What is missing, in one sentence for the user.
 pub type Missing = &'static str;
 
+/// Virtual-interrupt delivery, where it is asked for: nowhere. With it, a Linux guest with two virtual CPUs was seen to stop
+/// in Bochs, one of them waiting for a spin lock with interrupts off. All that it needs is here and under tests, so that
+/// the control is all that is missing once the reason is known.
+const DELIVERY: Secondary = Secondary::empty();
+
 /// Reads the capabilities through `rdmsr` and decides.
 ///
 /// # Errors
@@ -177,7 +182,7 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
         | Secondary::WBINVD
         | Secondary::XSAVES
         | Secondary::APIC_REGISTERS
-        | Secondary::INTERRUPT_DELIVERY;
+        | DELIVERY;
     let mut pauses = primary_wanted;
     if secondaries.can(Secondary::PAUSE_LOOP.bits()) {
         secondary_wanted |= Secondary::PAUSE_LOOP;
@@ -289,8 +294,8 @@ pub(super) mod tests {
             choose(move |i: u32| server(i) & if i == index { !bits } else { u64::MAX }).unwrap()
         };
         let all = without(0, 0);
-        assert!(all.delivers() && all.apic_registers() && all.x2apic);
-        assert!(!without(msr::SECONDARY, 1 << 41).delivers());
+        assert!(all.apic_registers() && all.x2apic);
+        assert!(!all.delivers(), "see `DELIVERY`");
         assert!(!without(msr::SECONDARY, 1 << 40).apic_registers());
         assert!(!without(msr::SECONDARY, 1 << 36).x2apic);
         assert_eq!(without(msr::TRUE_PIN, 1 << 38).timer, None);
