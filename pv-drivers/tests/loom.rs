@@ -166,24 +166,31 @@ fn a_back_end_that_sleeps_is_told_of_every_request() {
     });
 }
 
+/// A front end with two requests in its ring; a back end on another processor answers them, each with the next number.
+/// Also returns whether the back end has sent an event.
+fn asked() -> (FrontRing<OnePage>, Arc<AtomicBool>, thread::JoinHandle<()>) {
+    let (mut front, mut back) = ends();
+    for value in [11u32, 22] {
+        front.push(&value).unwrap();
+    }
+    let _ = front.publish();
+    let event = Arc::new(AtomicBool::new(false));
+    let bell = event.clone();
+    let server = thread::spawn(move || {
+        while let Some(request) = back.pop::<u32>().unwrap() {
+            back.push(&(request + 1)).unwrap();
+            if back.publish() {
+                bell.store(true, Ordering::SeqCst);
+            }
+        }
+    });
+    (front, event, server)
+}
+
 #[test]
 fn a_front_end_that_sleeps_is_told_of_every_response() {
     loom::model(|| {
-        let (mut front, mut back) = ends();
-        for value in [11u32, 22] {
-            front.push(&value).unwrap();
-        }
-        let _ = front.publish();
-        let event = Arc::new(AtomicBool::new(false));
-        let bell = event.clone();
-        let server = thread::spawn(move || {
-            while let Some(request) = back.pop::<u32>().unwrap() {
-                back.push(&(request + 1)).unwrap();
-                if back.publish() {
-                    bell.store(true, Ordering::SeqCst);
-                }
-            }
-        });
+        let (mut front, event, server) = asked();
         let mut taken = Vec::new();
         let mut serve = || {
             loop {
@@ -209,21 +216,7 @@ fn a_front_end_that_sleeps_is_told_of_every_response() {
 #[test]
 fn an_event_for_two_responses_comes() {
     loom::model(|| {
-        let (mut front, mut back) = ends();
-        for value in [11u32, 22] {
-            front.push(&value).unwrap();
-        }
-        let _ = front.publish();
-        let event = Arc::new(AtomicBool::new(false));
-        let bell = event.clone();
-        let server = thread::spawn(move || {
-            while let Some(request) = back.pop::<u32>().unwrap() {
-                back.push(&request).unwrap();
-                if back.publish() {
-                    bell.store(true, Ordering::SeqCst);
-                }
-            }
-        });
+        let (mut front, event, server) = asked();
         let is_complete = front.arm(2).unwrap();
         server.join().unwrap();
         assert!(is_complete || event.load(Ordering::SeqCst), "asleep with two responses");

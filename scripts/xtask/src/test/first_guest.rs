@@ -4,7 +4,6 @@ use super::{Case, Context, Verdict, live, tool};
 use crate::machine::End;
 use crate::{peer, workspace};
 use anyhow::{Context as _, Result};
-use std::time::Duration;
 
 /// Its source.
 const SOURCE: &str = "pv-abi/examples/first-guest/src/main.rs";
@@ -40,29 +39,8 @@ fn page() -> Result<Verdict> {
 
 fn here(context: &Context, cpu: &str) -> Result<Verdict> {
     let file = context.images()?.first_guest()?;
-    let kernel = file.to_string_lossy().into_owned();
-    let words = [
-        "run",
-        "--accel",
-        "tcg",
-        "--cpu",
-        cpu,
-        "--kernel",
-        &kernel,
-        "--cmdline",
-        "be brief",
-        "--timeout",
-        "240",
-    ];
-    let done = tool::xtask(&words, Duration::from_secs(600))?;
     let signs = ["A first guest on 4.17-xenolith", "It has ", "It was told: be brief"];
-    Ok(match (done.code, signs.iter().find(|sign| !done.output.contains(**sign))) {
-        (Some(0), None) => Verdict::passed(),
-        (code, sign) => Verdict::Failed {
-            why: format!("it ended with {code:?}; missing on its console: {sign:?}"),
-            end: done.tail(30),
-        },
-    })
+    tool::boots(context, cpu, &file, &["--cmdline", "be brief"], 240, &signs)
 }
 
 /// The same file as the first domain of real Xen.

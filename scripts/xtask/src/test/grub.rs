@@ -6,8 +6,7 @@ use crate::linux::{self, Linux, Suite};
 use crate::setup::{Need, need};
 use crate::{disk, workspace};
 use anyhow::Result;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 /// The image in Debian's `grub-xen-bin`.
 const KERNEL: &str = "/usr/lib/grub-xen/grub-i386-xen_pvh.bin";
@@ -53,22 +52,8 @@ fn image(context: &Context, cpu: &str) -> Result<(Image, String)> {
 fn grub(context: &Context, cpu: &str) -> Result<Verdict> {
     need(&[Need::Grub])?;
     let (image, hash) = image(context, cpu)?;
-    // The images are built here already, so that the time-out below is for the machine alone.
-    context.images()?;
-    let disk = image.0.to_string_lossy().into_owned();
-    let words =
-        ["run", "--accel", "tcg", "--cpu", cpu, "--kernel", KERNEL, "--disk", &disk, "--timeout", "400"];
-    let done = tool::xtask(&words, Duration::from_secs(900))?;
-    let (marker, hashed) = (done.output.contains(MARKER), done.output.contains(&hash));
-    Ok(match (done.code, marker, hashed) {
-        (Some(0), true, true) => Verdict::passed(),
-        (code, ..) => Verdict::Failed {
-            why: format!(
-                "it ended with {code:?}, showed the small file: {marker}, the large one's hash: {hashed}"
-            ),
-            end: done.tail(30),
-        },
-    })
+    let disk = image.0.to_string_lossy();
+    tool::boots(context, cpu, Path::new(KERNEL), &["--disk", &disk], 400, &[MARKER, &hash])
 }
 
 /// GRUB loads Linux and its RAM disk from the paravirtual disk and starts it; Linux then drives that disk itself.

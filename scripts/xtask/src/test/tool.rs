@@ -3,6 +3,7 @@
 use super::{Case, Context, Verdict};
 use crate::process::{self, Finished};
 use anyhow::{Result, ensure};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -91,4 +92,28 @@ fn any_folder(_: &Context) -> Result<Verdict> {
     let done = process::collect(&mut command, SOON)?;
     ensure!(done.output.contains("ok lines/hv"), "from / it says\n{}", done.output);
     Ok(Verdict::passed())
+}
+
+/// Boots a kernel as a user would, with `run --kernel` and `more` words: it must end with 0 within `seconds`, and its
+/// console show every sign. The images are built before, so that the time is the machine's alone.
+pub fn boots(
+    context: &Context,
+    cpu: &str,
+    kernel: &Path,
+    more: &[&str],
+    seconds: u64,
+    signs: &[&str],
+) -> Result<Verdict> {
+    context.images()?;
+    let (kernel, limit) = (kernel.to_string_lossy(), seconds.to_string());
+    let mut words = vec!["run", "--accel", "tcg", "--cpu", cpu, "--kernel", &kernel, "--timeout", &limit];
+    words.extend(more);
+    let done = xtask(&words, Duration::from_secs(seconds + 360))?;
+    Ok(match (done.code, signs.iter().find(|sign| !done.output.contains(**sign))) {
+        (Some(0), None) => Verdict::passed(),
+        (code, sign) => Verdict::Failed {
+            why: format!("it ended with {code:?}; missing on its console: {sign:?}"),
+            end: done.tail(30),
+        },
+    })
 }
