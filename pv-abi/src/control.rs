@@ -37,6 +37,8 @@ pub mod op {
     pub const SCHEDULE: u64 = 10;
     /// Reads the trace.
     pub const TRACE: u64 = 11;
+    /// Maps a page of counters.
+    pub const COUNTERS: u64 = 12;
 }
 
 /// Action of `power`: off.

@@ -18,6 +18,7 @@ extern crate std;
 
 pub mod call;
 pub mod control;
+pub mod counters;
 pub mod cpuid;
 pub mod elfnote;
 pub mod errno;

@@ -1,29 +1,40 @@
 //! What the hypervisor has counted for this domain, for the driver domains and for the others: for benchmarks.
 //!
 //! The counters are for domains with the role `control`, which a domain set for benchmarks gives to the domain that
-//! measures. Reading them takes the same calls each time, so that the difference of two readings is exact but for a
+//! measures. They are read where the hypervisor counts ([`crate::xen::counters`]), without a call, at one moment for all
+//! that is on our CPU. Reading takes the same time each time, so that the difference of two readings is exact but for a
 //! constant: what one reading costs, which a [`Meter`] has found out and takes off.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::ops::{Add, Sub};
+use core::ops::Sub;
+use core::sync::atomic::{Ordering, fence};
 
 use pv_abi::DomainId;
 use pv_abi::call::ROWS;
 use pv_abi::control::{DomainInfo, ExitCause, Roles, Statistics};
+use pv_abi::counters::{CounterPage, Owner};
 
-use crate::xen::{hv, stub};
+use crate::arch::{cpu, instr};
+use crate::xen::{counters, hv, stub};
 
 /// Counters of one domain, or of several together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters(Box<Statistics>);
 
 impl Counters {
-    /// The counters of a domain, where the caller may read them.
+    /// The counters of one domain, of virtual CPUs in the guest up to when they entered it; `None` where we may not read
+    /// them.
     pub fn of(domain: DomainId) -> Option<Self> {
-        let mut statistics = Box::<Statistics>::default();
-        stub::control_statistics(hv(), domain, &mut statistics).ok()?;
-        Some(Self(statistics))
+        let mut sum = Self::default();
+        let places = counters::pages().into_iter().filter_map(Place::of);
+        let found = places.filter(|place| place.owner.domain == domain && place.add_to(&mut sum.0)).count();
+        (found > 0).then_some(sum)
+    }
+
+    /// All of them.
+    pub fn statistics(&self) -> &Statistics {
+        &self.0
     }
 
     /// Ticks in the domains' own code.
@@ -83,13 +94,6 @@ impl Counters {
     }
 }
 
-impl Add for &Counters {
-    type Output = Counters;
-    fn add(self, other: Self) -> Counters {
-        self.with(other, u64::wrapping_add)
-    }
-}
-
 impl Sub for &Counters {
     type Output = Counters;
     fn sub(self, other: Self) -> Counters {
@@ -136,11 +140,29 @@ impl Sub for &Figures {
     }
 }
 
+/// Where the counters of one virtual CPU are.
+#[derive(Clone, Copy)]
+struct Place {
+    page: &'static CounterPage,
+    owner: Owner,
+}
+
+impl Place {
+    fn of(page: &'static CounterPage) -> Option<Self> {
+        Some(Self { page, owner: page.owner()? })
+    }
+
+    /// Adds its counters; false if it has ended, and counts nothing any more.
+    fn add_to(&self, sum: &mut Statistics) -> bool {
+        self.page.add_of(self.owner, sum)
+    }
+}
+
 /// Reads the counters.
 pub struct Meter {
-    own: DomainId,
-    drivers: Vec<DomainId>,
-    peers: Vec<DomainId>,
+    own: Vec<Place>,
+    drivers: Vec<Place>,
+    peers: Vec<Place>,
     cost: Figures,
 }
 
@@ -148,10 +170,19 @@ impl Meter {
     /// A meter for the domains that there are now; `None` where this domain may not read counters.
     pub fn new() -> Option<Meter> {
         let own = crate::xen::identity().domain?;
-        let mut meter = Meter { own, drivers: Vec::new(), peers: Vec::new(), cost: Figures::default() };
-        for info in domains().filter(|info| info.domid != own) {
-            let drives = Roles::from_bits_retain(info.roles).contains(Roles::DRIVER);
-            if drives { &mut meter.drivers } else { &mut meter.peers }.push(info.domid);
+        let drivers: Vec<_> = domains()
+            .filter(|info| Roles::from_bits_retain(info.roles).contains(Roles::DRIVER))
+            .map(|info| info.domid)
+            .collect();
+        let mut meter =
+            Meter { own: Vec::new(), drivers: Vec::new(), peers: Vec::new(), cost: Figures::default() };
+        for place in counters::pages().into_iter().filter_map(Place::of) {
+            let part = match place.owner.domain {
+                domain if domain == own => &mut meter.own,
+                domain if drivers.contains(&domain) => &mut meter.drivers,
+                _ => &mut meter.peers,
+            };
+            part.push(place);
         }
         // The first reading may find what later ones do not have to make.
         meter.read()?;
@@ -162,13 +193,26 @@ impl Meter {
 
     /// The counters now.
     pub fn read(&self) -> Option<Figures> {
-        let sum = |domains: &[DomainId]| {
-            // A domain that has ended counts nothing any more.
-            let read = domains.iter().filter_map(|domain| Counters::of(*domain));
-            read.fold(Counters::default(), |sum, counters| &sum + &counters)
-        };
-        let (driver, peer) = (sum(&self.drivers), sum(&self.peers));
-        Some(Figures { guest: Counters::of(self.own)?, driver, peer })
+        let here = self.own.iter().find(|place| place.owner.vcpu.raw() == cpu::this().id)?.page;
+        let mut figures = Figures::default();
+        loop {
+            let entered = here.entered.get();
+            fence(Ordering::Acquire);
+            let Figures { guest, driver, peer } = &mut figures;
+            for (part, places) in [(guest, &self.own), (driver, &self.drivers), (peer, &self.peers)] {
+                *part.0 = Statistics::default();
+                for place in places {
+                    place.add_to(&mut part.0);
+                }
+            }
+            fence(Ordering::Acquire);
+            let now = instr::rdtsc();
+            // Nothing else ran here meanwhile: all that was read is of now, and so is how long we have been in the guest.
+            if here.entered.get() == entered {
+                figures.guest.0.guest_ticks += now.wrapping_sub(entered);
+                return Some(figures);
+            }
+        }
     }
 
     /// What was counted since an earlier reading, without the cost of reading.

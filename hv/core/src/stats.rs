@@ -1,34 +1,20 @@
 //! What is counted of each virtual CPU.
 //!
-//! Every counter has one writer at a time, the CPU that runs the virtual CPU, so counting is a load and a store
-//! without any bus lock. Readers see each counter as it was a moment ago.
+//! The counters lie in pages of the ABI ([`pv_abi::counters`]) that domains with the role `control` can map. Every counter
+//! has one writer at a time, the CPU that runs the virtual CPU, so counting is a load and a store without any bus lock.
+//! Readers see each counter as it was a moment ago.
+//!
+//! Lock rule: the list of pages has a lock, a leaf.
 
 use crate::hw::{Exit, TscTicks};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Deref;
 use pv_abi::Call;
-use pv_abi::control::{EXIT_SLOTS, ExitCause, Statistics};
-
-/// A number that one CPU at a time counts up.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Counts `amount`.
-    #[inline]
-    pub fn add(&self, amount: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
-    }
-
-    /// Replaces the number.
-    fn set(&self, number: u64) {
-        self.0.store(number, Relaxed);
-    }
-
-    /// The sum.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
+use pv_abi::control::ExitCause;
+use pv_abi::counters::{CounterPage, Owner};
+use pv_abi::ids::{DomainId, VcpuId};
+use spin::Mutex;
 
 /// The cause under which an exit is counted. Accesses to the APIC's page are told from other nested faults by their
 /// handler, with [`VcpuStats::recount`].
@@ -57,50 +43,60 @@ pub const fn cause(exit: &Exit) -> ExitCause {
     }
 }
 
-/// What is counted of one virtual CPU.
-#[derive(Debug)]
-#[allow(missing_docs)] // named and explained in `Statistics` of the ABI
-pub struct VcpuStats {
-    exits: [Counter; EXIT_SLOTS],
-    hypercalls: [Counter; Call::COUNT],
-    pub unknown_calls: Counter,
-    pub events_sent: Counter,
-    pub events_delivered: Counter,
-    pub events_suppressed: Counter,
-    pub copied_bytes: Counter,
-    pub copies: Counter,
-    pub maps: Counter,
-    pub unmaps: Counter,
-    pub flushes: Counter,
-    pub injections: Counter,
-    pub guest_ticks: Counter,
-    /// Ticks in the hypervisor up to the last time it left a CPU.
-    host_ticks: Counter,
-    /// When it came to the CPU where it is, and its guest ticks then; 0 while it is on none.
-    since: Counter,
-    guest_before: Counter,
+/// The pages of all virtual CPUs. None is ever given back: who has mapped one may go on reading it.
+#[derive(Debug, Default)]
+pub struct CounterPages {
+    pages: Mutex<Pages>,
 }
 
-impl Default for VcpuStats {
-    fn default() -> Self {
-        Self {
-            exits: core::array::from_fn(|_| Counter::default()),
-            hypercalls: core::array::from_fn(|_| Counter::default()),
-            unknown_calls: Counter::default(),
-            events_sent: Counter::default(),
-            events_delivered: Counter::default(),
-            events_suppressed: Counter::default(),
-            copied_bytes: Counter::default(),
-            copies: Counter::default(),
-            maps: Counter::default(),
-            unmaps: Counter::default(),
-            flushes: Counter::default(),
-            injections: Counter::default(),
-            guest_ticks: Counter::default(),
-            host_ticks: Counter::default(),
-            since: Counter::default(),
-            guest_before: Counter::default(),
-        }
+#[derive(Debug, Default)]
+struct Pages {
+    all: Vec<&'static CounterPage>,
+    serial: u32,
+}
+
+impl CounterPages {
+    /// A page for a virtual CPU, all zeroes: that of one that is no more, or a new one.
+    pub fn take(&self, domain: DomainId, vcpu: VcpuId) -> VcpuStats {
+        let mut pages = self.pages.lock();
+        let page = match pages.all.iter().copied().find(|page| page.owner().is_none()) {
+            Some(page) => {
+                page.clear();
+                page
+            }
+            None => {
+                let page: &'static CounterPage = Box::leak(Box::default());
+                pages.all.push(page);
+                page
+            }
+        };
+        pages.serial = pages.serial.checked_add(1).unwrap_or(1);
+        page.set_owner(Some(Owner { domain, vcpu, serial: pages.serial }));
+        VcpuStats(page)
+    }
+
+    /// The page with this number.
+    pub fn get(&self, number: u32) -> Option<&'static CounterPage> {
+        self.pages.lock().all.get(usize::try_from(number).ok()?).copied()
+    }
+}
+
+/// The page of one virtual CPU, which is nobody's when this is dropped.
+#[derive(Debug)]
+pub struct VcpuStats(&'static CounterPage);
+
+impl Deref for VcpuStats {
+    type Target = CounterPage;
+
+    #[inline(always)]
+    fn deref(&self) -> &CounterPage {
+        self.0
+    }
+}
+
+impl Drop for VcpuStats {
+    fn drop(&mut self) {
+        self.0.set_owner(None);
     }
 }
 
@@ -131,75 +127,33 @@ impl VcpuStats {
         }
     }
 
-    /// How many exits of this cause there were.
-    pub fn exits(&self, cause: ExitCause) -> u64 {
-        self.exits.get(cause as usize).map_or(0, Counter::get)
-    }
-
-    /// How often this call was made.
-    pub fn calls(&self, call: Call) -> u64 {
-        self.hypercalls.get(call as usize).map_or(0, Counter::get)
-    }
-
     /// It comes to a CPU.
     pub fn arrive(&self, now: TscTicks) {
         self.guest_before.set(self.guest_ticks.get());
-        self.since.set(now.raw().max(1));
+        self.arrived.set(now.raw().max(1));
     }
 
     /// It leaves its CPU.
     pub fn leave(&self, now: TscTicks) {
-        let host = self.host_ticks(now);
-        self.since.set(0);
+        let host = self.host_ticks_until(now.raw());
+        self.arrived.set(0);
         self.host_ticks.set(host);
-    }
-
-    /// Ticks in the hypervisor so far, those of the present stay on a CPU included.
-    fn host_ticks(&self, now: TscTicks) -> u64 {
-        let stay = match self.since.get() {
-            0 => 0,
-            since => {
-                let in_guest = self.guest_ticks.get().wrapping_sub(self.guest_before.get());
-                now.raw().saturating_sub(since).saturating_sub(in_guest)
-            }
-        };
-        self.host_ticks.get().wrapping_add(stay)
-    }
-
-    /// Adds these counters to those of a domain.
-    pub fn add_to(&self, sum: &mut Statistics, now: TscTicks) {
-        sum.host_ticks = sum.host_ticks.wrapping_add(self.host_ticks(now));
-        for (to, from) in sum.exits.iter_mut().zip(&self.exits) {
-            *to = to.wrapping_add(from.get());
-        }
-        for (to, from) in sum.hypercalls.iter_mut().zip(&self.hypercalls) {
-            *to = to.wrapping_add(from.get());
-        }
-        for (to, from) in [
-            (&mut sum.unknown_calls, &self.unknown_calls),
-            (&mut sum.events_sent, &self.events_sent),
-            (&mut sum.events_delivered, &self.events_delivered),
-            (&mut sum.events_suppressed, &self.events_suppressed),
-            (&mut sum.copied_bytes, &self.copied_bytes),
-            (&mut sum.copies, &self.copies),
-            (&mut sum.maps, &self.maps),
-            (&mut sum.unmaps, &self.unmaps),
-            (&mut sum.flushes, &self.flushes),
-            (&mut sum.injections, &self.injections),
-            (&mut sum.guest_ticks, &self.guest_ticks),
-        ] {
-            *to = to.wrapping_add(from.get());
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pv_abi::control::Statistics;
+
+    fn take(pages: &CounterPages, vcpu: u32) -> VcpuStats {
+        pages.take(DomainId::new(1), VcpuId::new(vcpu))
+    }
 
     #[test]
     fn counters_of_two_vcpus_add_up() {
-        let (a, b) = (VcpuStats::default(), VcpuStats::default());
+        let pages = CounterPages::default();
+        let (a, b) = (take(&pages, 0), take(&pages, 1));
         a.exit(&Exit::Cpuid);
         b.exit(&Exit::Cpuid);
         b.exit(&Exit::MsrWrite(0x10, 5));
@@ -209,38 +163,33 @@ mod tests {
         b.call(call);
         b.copied_bytes.add(4096);
         let mut sum = Statistics::default();
-        a.add_to(&mut sum, TscTicks::new(0));
-        b.add_to(&mut sum, TscTicks::new(0));
+        a.add_to(&mut sum, 0);
+        b.add_to(&mut sum, 0);
         assert_eq!(sum.exits[ExitCause::Cpuid as usize], 2);
         assert_eq!(sum.exits[ExitCause::MsrWrite as usize], 1);
         assert_eq!(sum.exits[ExitCause::Refused as usize], 1);
         assert_eq!(sum.exits.iter().sum::<u64>(), 4);
         assert_eq!(sum.hypercalls[3], 2);
         assert_eq!(sum.copied_bytes, 4096);
-        assert_eq!((a.calls(call), b.exits(ExitCause::Cpuid)), (1, 1));
+        assert_eq!((a.calls_of(call), b.exits_of(ExitCause::Cpuid)), (1, 1));
     }
 
     #[test]
     fn ticks_of_the_hypervisor_are_known_while_it_runs() {
-        let stats = VcpuStats::default();
-        let host = |now| {
-            let mut sum = Statistics::default();
-            stats.add_to(&mut sum, TscTicks::new(now));
-            sum.host_ticks
-        };
+        let stats = take(&CounterPages::default(), 0);
         stats.guest_ticks.add(5);
         stats.arrive(TscTicks::new(1000));
         stats.guest_ticks.add(60);
-        assert_eq!(host(1100), 40);
+        assert_eq!(stats.host_ticks_until(1100), 40);
         stats.leave(TscTicks::new(1110));
-        assert_eq!((host(1110), host(5000)), (50, 50));
+        assert_eq!((stats.host_ticks_until(1110), stats.host_ticks_until(5000)), (50, 50));
         stats.arrive(TscTicks::new(6000));
-        assert_eq!(host(6001), 51);
+        assert_eq!(stats.host_ticks_until(6001), 51);
     }
 
     #[test]
     fn an_exit_can_be_counted_under_another_cause() {
-        let stats = VcpuStats::default();
+        let stats = take(&CounterPages::default(), 0);
         stats.exit(&Exit::NestedFault {
             gpa: pv_abi::GuestPhys::new(0xfee0_0300),
             gva: None,
@@ -248,6 +197,22 @@ mod tests {
             present: false,
         });
         stats.recount(ExitCause::NestedFault, ExitCause::Apic);
-        assert_eq!((stats.exits(ExitCause::NestedFault), stats.exits(ExitCause::Apic)), (0, 1));
+        assert_eq!((stats.exits_of(ExitCause::NestedFault), stats.exits_of(ExitCause::Apic)), (0, 1));
+    }
+
+    #[test]
+    fn a_page_is_used_again_clean_and_under_another_number() {
+        let pages = CounterPages::default();
+        let (a, b) = (take(&pages, 0), take(&pages, 1));
+        let (first, owner) = (core::ptr::from_ref(a.0), a.owner().unwrap());
+        a.exit(&Exit::Cpuid);
+        drop(a);
+        assert_eq!(pages.get(0).unwrap().owner(), None);
+        let c = take(&pages, 5);
+        assert_eq!(core::ptr::from_ref(c.0), first);
+        assert_eq!(c.exits_of(ExitCause::Cpuid), 0);
+        assert_ne!(c.owner().unwrap().serial, owner.serial);
+        assert_eq!((c.owner().unwrap().vcpu, b.owner().unwrap().vcpu), (VcpuId::new(5), VcpuId::new(1)));
+        assert!(pages.get(1).is_some() && pages.get(2).is_none());
     }
 }

@@ -13,7 +13,7 @@
 //! 6. a domain's event table
 //! 7. a vCPU's timers, then a CPU's timer queue; a vCPU's entity in the scheduler, then a CPU's run queue
 //! 8. the frame table's free lists
-//! 9. leaves: console buffers, trace rings, the PCI configuration ports
+//! 9. leaves: console buffers, trace rings, the list of counter pages, the PCI configuration ports
 //!
 //! The lock around a vCPU's registers ([`Vcpu::context`]) is outside of this order: the run loop of the CPU that runs
 //! the vCPU holds it throughout, and another CPU takes it only for a vCPU that is down, holding nothing else.
@@ -30,6 +30,7 @@ use crate::hw::{CpuId, Platform, PowerAction};
 use crate::mem::{FrameTable, Ram};
 use crate::pci::{LineTable, Pci};
 use crate::sched::Scheduler;
+use crate::stats::CounterPages;
 use crate::time::{Clock, TimerQueues};
 use crate::trace::Trace;
 use crate::vcpu::{self, Reason, Vcpu};
@@ -64,6 +65,8 @@ pub struct System<P: Platform> {
     pub clock: Clock,
     /// What happened last.
     pub trace: Trace,
+    /// How often what happened.
+    pub counters: CounterPages,
     /// The machine's PCI functions.
     pub pci: Pci,
     /// Whose the device interrupts are.
@@ -93,6 +96,7 @@ impl<P: Platform> System<P> {
             timers: TimerQueues::new(cpus),
             clock: Clock::new(hz),
             trace: Trace::new(cpus),
+            counters: CounterPages::default(),
             pci,
             lines: LineTable::default(),
             typed: Mutex::default(),

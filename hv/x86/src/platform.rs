@@ -7,6 +7,8 @@ use hv_core::hw::{
     PowerAction, Trigger, TscTicks,
 };
 
+use pv_abi::counters::CounterPage;
+
 use crate::cpu::percpu::{PerCpu, pending};
 use crate::cpu::{io, smp, traps};
 use crate::dev::{lapic, lines, power, uart};
@@ -126,6 +128,10 @@ impl<B: Engine> Platform for Pc<B> {
     #[inline]
     fn memory(&self) -> &DirectMap {
         &self.memory
+    }
+
+    fn frame_of(&self, page: &'static CounterPage) -> Mfn {
+        HostPhys::new(paging::direct_map_phys(page)).mfn()
     }
 
     fn cpu_count(&self) -> u16 {

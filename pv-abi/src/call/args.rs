@@ -3,7 +3,7 @@
 //! The hypervisor's side of the same kinds is in its dispatcher. Structures travel by address; the guest lends them for
 //! the time of the call.
 
-use crate::ids::{DomainId, GuestVirt, Pirq, Port, VcpuId};
+use crate::ids::{DomainId, Gfn, GuestVirt, Pirq, Port, VcpuId};
 use crate::transport::{Transport, Words};
 use core::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -106,7 +106,7 @@ macro_rules! scalars {
         }
     )*};
 }
-scalars!(DomainId: u16, VcpuId: u32, Port: u32, Pirq: u32, GuestVirt: u64);
+scalars!(DomainId: u16, VcpuId: u32, Port: u32, Pirq: u32, GuestVirt: u64, Gfn: u64);
 
 /// A value in a register.
 #[derive(Debug)]

@@ -350,6 +350,9 @@ macro_rules! for_each_hypercall {
             /// Takes records out of a CPU's trace; returns their number.
             ControlTrace, control_trace, $crate::call::number::CONTROL, $crate::control::op::TRACE, Control,
             (cpu: Word<u32>, records: Array<$crate::control::TraceRecord>), [ENOENT];
+            /// Maps the page of counters with this number into the caller's memory, read-only; see `pv_abi::counters`.
+            ControlCounters, control_counters, $crate::call::number::CONTROL, $crate::control::op::COUNTERS, Control,
+            (number: Word<u32>, place: Word<$crate::Gfn>), [ENOENT, EINVAL, EBUSY, ENOMEM];
         }
     };
 }

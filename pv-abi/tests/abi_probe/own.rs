@@ -4,6 +4,7 @@
 #[rustfmt::skip]
 pub const OWN: &[(&str, &str)] = &[
     ("control::*", "our own interface"),
+    ("counters::*", "our own interface"),
     ("manifest::*", "our own file format"),
     ("guest::*", "a start for guests"),
     ("transport::*", "how calls are made, not what they carry"),

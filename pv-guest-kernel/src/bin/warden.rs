@@ -10,6 +10,7 @@ use core::time::Duration;
 use pv_abi::control::{Created, DomainInfo, POWER_OFF, Statistics};
 use pv_abi::{DomainId, Errno};
 use pv_guest_kernel::conf::{Outcome, Test, error, skip};
+use pv_guest_kernel::figures::{Counters, Figures, Meter};
 use pv_guest_kernel::xen::{hv, stub};
 use pv_guest_kernel::{console, println, task};
 
@@ -70,6 +71,8 @@ async fn run(t: &mut Test) -> Outcome {
         let stopped = cpu_time(id);
         task::sleep(Duration::from_millis(50)).await;
         t.equal("it stands still", cpu_time(id), stopped);
+        t.equal("its counters once more", stub::control_statistics(hv(), id, &mut statistics), Ok(0));
+        t.check("and without a call", Counters::of(id).is_some_and(|c| *c.statistics() == statistics));
         t.equal("let it go on", stub::control_unpause(hv(), id), Ok(0));
         task::sleep(Duration::from_millis(50)).await;
         t.equal("destroy it", stub::control_destroy(hv(), id), Ok(0));
@@ -80,7 +83,29 @@ async fn run(t: &mut Test) -> Outcome {
             tries += 1;
         }
         t.check("it is gone", tries < 500);
+        // What is left of it goes when a CPU has nothing else to do.
+        let mut tries = 0;
+        while Counters::of(id).is_some() && tries < 500 {
+            task::sleep(Duration::from_millis(10)).await;
+            tries += 1;
+        }
+        t.check("nothing counts for it", tries < 500);
         println!("round {round}: {id} came and went");
     }
+    t.check("the counters are read without an exit", reads_without_exit());
     Ok(())
+}
+
+/// Whether all counters can be read while not one of them changes. An interrupt may come in between: then once more.
+fn reads_without_exit() -> bool {
+    let Some(meter) = Meter::new() else { return false };
+    (0..100).any(|_| {
+        let exits = |figures: &Figures| {
+            let mut sum = 0;
+            figures.guest.each(|group, _, count| sum += if group == "exit." { count } else { 0 });
+            sum
+        };
+        let read = meter.read().zip(meter.read());
+        read.is_some_and(|(a, b)| exits(&a) > 0 && exits(&a) == exits(&b) && a.driver == b.driver)
+    })
 }

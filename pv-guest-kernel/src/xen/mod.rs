@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod console_io;
 pub mod console_ring;
+pub mod counters;
 pub mod events;
 pub mod grants;
 pub mod params;

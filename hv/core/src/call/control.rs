@@ -8,7 +8,7 @@ use crate::hw::Platform;
 use pv_abi::Errno;
 use pv_abi::control::{Created, DomainInfo, NAME_MAX, Schedule, Statistics, TraceRecord, VERSION, VcpuState};
 use pv_abi::errno::Result;
-use pv_abi::ids::{DomainId, VcpuId};
+use pv_abi::ids::{DomainId, Gfn, VcpuId};
 
 pub(super) fn control_version<P: Platform>(_cx: &mut Cx<'_, P>) -> Reply {
     Ok(VERSION.into())
@@ -84,6 +84,11 @@ pub(super) fn control_statistics<P: Platform>(
     statistics: &mut Statistics,
 ) -> Reply {
     *statistics = control::statistics(cx.system, domain)?;
+    Ok(0)
+}
+
+pub(super) fn control_counters<P: Platform>(cx: &mut Cx<'_, P>, number: u32, place: Gfn) -> Reply {
+    control::map_counters(cx.system, cx.domain, number, place, cx.flusher(cx.domain))?;
     Ok(0)
 }
 

@@ -1,8 +1,9 @@
 //! The operations of the control calls. That the caller may use them was checked before.
 
-use super::{Domain, Phase, Progress, destroy};
+use super::{Domain, Format, Phase, Progress, destroy};
 use crate::build;
 use crate::hw::{CpuId, Platform, PowerAction, Reg, VcpuHw};
+use crate::mem::op;
 use crate::sched::{CpuMask, Scheduled};
 use crate::system::System;
 use crate::time::runstate_info;
@@ -12,7 +13,7 @@ use pv_abi::control::{
     VcpuState, state,
 };
 use pv_abi::errno::{Errno, Result};
-use pv_abi::ids::{DomainId, VcpuId};
+use pv_abi::ids::{DomainId, Gfn, VcpuId};
 
 /// A domain by its number, in any phase.
 fn find<P: Platform>(system: &System<P>, id: DomainId) -> Result<Arc<Domain<P>>> {
@@ -110,7 +111,7 @@ pub fn vcpu_info<P: Platform>(system: &System<P>, id: DomainId, vcpu: VcpuId) ->
     let now = runstate_info(&system.clock, &vcpu.entity.times(system.platform.tsc()));
     // Who runs it holds the lock: then its registers are not known.
     let rip = vcpu.context.try_lock().map_or(0, |context| context.hw.get(Reg::Rip));
-    let exits = ExitCause::ALL.iter().map(|cause| vcpu.stats.exits(*cause)).sum();
+    let exits = ExitCause::ALL.iter().map(|cause| vcpu.stats.exits_of(*cause)).sum();
     Ok(VcpuState { state: now.state, cpu: vcpu.entity.last_cpu().raw().into(), time: now.time, exits, rip })
 }
 
@@ -118,9 +119,22 @@ pub fn vcpu_info<P: Platform>(system: &System<P>, id: DomainId, vcpu: VcpuId) ->
 pub fn statistics<P: Platform>(system: &System<P>, id: DomainId) -> Result<Statistics> {
     let domain = find(system, id)?;
     let mut sum = Statistics::default();
-    let now = system.platform.tsc();
+    let now = system.platform.tsc().raw();
     domain.vcpus.iter().for_each(|vcpu| vcpu.stats.add_to(&mut sum, now));
     Ok(sum)
+}
+
+/// Maps a page of counters at a place of the caller's.
+pub fn map_counters<P: Platform>(
+    system: &System<P>,
+    caller: &Domain<P>,
+    number: u32,
+    place: Gfn,
+    kick: impl FnOnce(u64),
+) -> Result<()> {
+    let page = system.counters.get(number).ok_or(Errno::ENOENT)?;
+    let frame = system.platform.frame_of(page);
+    op::map_counters::<Format<P>, _>(system.ram(), &caller.memory, frame, place, kick)
 }
 
 /// Ends the machine.

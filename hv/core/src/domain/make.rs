@@ -108,7 +108,8 @@ impl<P: Platform> Domain<P> {
                 crate::hw::VcpuHw::pass_ports(&mut hw, first, count, true);
             }
             let info = self.events.info(id).ok_or(Errno::EINVAL)?;
-            let vcpu = Arc::new(Vcpu::new(id, self.id, hw, info, self.group.clone(), affinity, now));
+            let stats = system.counters.take(self.id, id);
+            let vcpu = Arc::new(Vcpu::new(id, self.id, hw, info, self.group.clone(), affinity, stats, now));
             // As the domain's life says: it is paused once.
             let _nobody_runs_it = system.scheduler.pause(&vcpu, now);
             self.vcpus.push(vcpu);

@@ -1,10 +1,11 @@
 //! The machine around the CPUs: interrupts, timers, console, ports, power.
 
-use super::addr::HostPhys;
+use super::addr::{HostPhys, Mfn};
 use super::backend::Backend;
 use super::memory::PhysMemory;
 use super::time::{Nanos, TscTicks};
 use core::fmt;
+use pv_abi::counters::CounterPage;
 
 /// The number of a CPU, counted from 0 without gaps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -147,6 +148,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn backend(&self) -> &Self::Backend;
     /// The machine's memory.
     fn memory(&self) -> &Self::Memory;
+    /// The frame that this page is: memory of the hypervisor's own, which is not in the frame table.
+    fn frame_of(&self, page: &'static CounterPage) -> Mfn;
     /// How many CPUs there are.
     fn cpu_count(&self) -> u16;
     /// The CPU that executes this.

@@ -7,7 +7,7 @@ use super::departures::BATCH;
 use super::frame::{Ram, SharedPage};
 use super::physmap::DomainMemory;
 use crate::grant::GrantTable;
-use crate::hw::{EntryFormat, Order, PhysMemory};
+use crate::hw::{EntryFormat, Mfn, Order, PhysMemory};
 use pv_abi::ids::Gfn;
 use pv_abi::memory::space;
 use pv_abi::{Errno, Result};
@@ -135,6 +135,22 @@ pub fn add_to_physmap<F: EntryFormat, M: PhysMemory>(
         space::DEV_MMIO => Err(Errno::EOPNOTSUPP),
         _ => Err(Errno::ENOSYS),
     };
+    drop(guard);
+    out.finish(ram, kick);
+    result
+}
+
+/// Puts a page of counters at a place of a domain's physmap, to be read only.
+pub fn map_counters<F: EntryFormat, M: PhysMemory>(
+    ram: Ram<'_, M>,
+    memory: &RwLock<DomainMemory<F>>,
+    page: Mfn,
+    gpfn: Gfn,
+    kick: impl FnOnce(u64),
+) -> Result<()> {
+    let mut guard = memory.write();
+    let mut out = guard.departures();
+    let result = guard.map_counters(ram, gpfn, page, &mut out);
     drop(guard);
     out.finish(ram, kick);
     result

@@ -215,6 +215,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
                 continue;
             }
             let guest_since = system.platform.tsc();
+            vcpu.stats.entered.set(guest_since.raw());
             let exit = context.hw.run();
             vcpu.entered.store(0, Ordering::Release);
             let guest_until = system.platform.tsc();

@@ -3,11 +3,12 @@
 use super::memory::VecMemory;
 use super::scripted::{Scripted, Scripts};
 use crate::hw::{
-    CpuId, Gsi, HostEvent, HostPhys, LineId, MsiMessage, Nanos, NoLine, Platform, Polarity, PowerAction,
+    CpuId, Gsi, HostEvent, HostPhys, LineId, Mfn, MsiMessage, Nanos, NoLine, Platform, Polarity, PowerAction,
     Trigger, TscTicks,
 };
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
+use pv_abi::counters::CounterPage;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::vec::Vec;
@@ -143,6 +144,10 @@ impl Platform for TestMachine {
 
     fn memory(&self) -> &VecMemory {
         &self.memory
+    }
+
+    fn frame_of(&self, page: &'static CounterPage) -> Mfn {
+        HostPhys::new(core::ptr::from_ref(page) as u64).mfn()
     }
 
     fn cpu_count(&self) -> u16 {

@@ -74,6 +74,7 @@ pub struct Vcpu<P: Platform> {
 
 impl<P: Platform> Vcpu<P> {
     /// A virtual CPU that is down and has no registers yet.
+    #[allow(clippy::too_many_arguments)] // its parts, each of another type
     pub fn new(
         id: VcpuId,
         domain: DomainId,
@@ -81,6 +82,7 @@ impl<P: Platform> Vcpu<P> {
         info: Arc<InfoPlace>,
         group: Arc<Group>,
         affinity: CpuMask,
+        stats: VcpuStats,
         now: TscTicks,
     ) -> Self {
         let address = Arc::new(Address::new(apic_id(id)));
@@ -94,7 +96,7 @@ impl<P: Platform> Vcpu<P> {
             timers: TimerSlots::default(),
             posted: Posted::default(),
             address,
-            stats: VcpuStats::default(),
+            stats,
             areas: Mutex::default(),
             has_runstate_area: AtomicBool::new(false),
             entered: AtomicU64::new(0),

@@ -8,13 +8,13 @@ use alloc::vec::Vec;
 
 use pv_abi::call::ROWS;
 use pv_abi::control::{
-    DomainInfo, ExitCause, POWER_OFF, POWER_REBOOT, Roles, Schedule, Statistics, TraceRecord, VcpuState,
-    state, trace,
+    DomainInfo, ExitCause, POWER_OFF, POWER_REBOOT, Roles, Schedule, TraceRecord, VcpuState, state, trace,
 };
 use pv_abi::vcpu::runstate;
 use pv_abi::{Errno, VcpuId};
 
 use super::toolstack::{Toolstack, domains};
+use crate::figures::Counters;
 use crate::shell::command::{Args, Command, Failure, Outcome};
 use crate::xen::{hv, stub};
 use crate::{command, println};
@@ -103,8 +103,8 @@ async fn list(args: Args) -> Outcome {
 async fn stats(args: Args) -> Outcome {
     args.at_most(1)?;
     let info = domain(&args)?;
-    let mut statistics = Statistics::default();
-    stub::control_statistics(hv(), info.domid, &mut statistics)?;
+    let counters = Counters::of(info.domid).ok_or_else(|| Failure::because("its counters cannot be read"))?;
+    let statistics = counters.statistics();
     println!(
         "{} ({}): {}, {} ms on CPUs",
         info.domid,

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::call::After;
-use crate::domain::Phase;
-use crate::hw::PowerAction;
+use crate::domain::{Format, Phase};
+use crate::hw::{Platform, PowerAction, Rights};
+use crate::mem::Physical;
+use crate::testing::TestMachine;
 use crate::time::Slot;
 use crate::vcpu::Reason;
 use pv_abi::call::{MulticallEntry, number};
@@ -58,7 +60,7 @@ fn what_is_not_in_the_table_is_refused_and_counted() {
     assert_eq!(a.vcpu.stats.unknown_calls.get(), 6);
     stub::version_number(&a).unwrap();
     stub::version_number(&a).unwrap();
-    assert_eq!(a.vcpu.stats.calls(Call::VersionNumber), 2);
+    assert_eq!(a.vcpu.stats.calls_of(Call::VersionNumber), 2);
 }
 
 #[test]
@@ -347,6 +349,43 @@ fn control_is_for_those_who_have_the_role() {
     let mut statistics = Statistics::default();
     stub::control_statistics(&dom0, a.domain.id, &mut statistics).unwrap();
     assert!(statistics.hypercalls.iter().sum::<u64>() > 0);
+}
+
+#[test]
+fn counters_are_mapped_for_the_control_role_and_to_be_read_only() {
+    let world = World::new();
+    let (dom0, a) = (world.guest("dom0"), world.guest("a"));
+    let memory = world.system.memory();
+    let place = Gfn::new(0x40_0000);
+    let there = |guest: &Guest<'_>| guest.domain.memory.read().translate(memory, place);
+    assert_eq!(stub::control_counters(&a, 0, place), Err(Errno::EPERM));
+    assert!(there(&a).is_none());
+    assert_eq!(stub::control_counters(&dom0, 1000, place), Err(Errno::ENOENT));
+    for number in 0..2 {
+        stub::control_counters(&dom0, number, place).unwrap();
+        let page = world.system.counters.get(number).unwrap();
+        let mapping = there(&dom0).unwrap();
+        assert_eq!((mapping.mfn, mapping.rights), (world.system.platform.frame_of(page), Rights::READ));
+    }
+    // No call can be made to write there, and nobody can be granted it.
+    {
+        let map = dom0.domain.memory.read();
+        let mut physical = Physical::<Format<TestMachine>, _>::new(&map, memory);
+        assert_eq!(physical.write(place.base(), &[0]), Err(Errno::EFAULT));
+        assert_eq!(map.pin(world.system.ram(), place).err(), Some(Errno::EINVAL));
+    }
+    let remove = memory::RemoveFromPhysmap { domid: DomainId::SELF, pad: [0; 3], gpfn: place };
+    stub::memory_remove_from_physmap(&dom0, &remove).unwrap();
+    assert!(there(&dom0).is_none());
+
+    // What it counts is what the page shows.
+    let owner = a.vcpu.stats.owner().unwrap();
+    assert_eq!((owner.domain, owner.vcpu), (a.domain.id, a.vcpu.id));
+    let page = (0..).map_while(|number| world.system.counters.get(number));
+    let page = page.into_iter().find(|page| page.owner() == Some(owner)).unwrap();
+    let before = page.calls_of(Call::VersionNumber);
+    stub::version_number(&a).unwrap();
+    assert_eq!(page.calls_of(Call::VersionNumber), before + 1);
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn the_page_of_the_apic() {
     let ipi = Ipi { kind: IpiKind::Fixed(0xfd), destination: Destination::Others };
     assert_eq!(*bench.sent.lock().unwrap(), [ipi]);
     let stats = &bench.vcpu.stats;
-    assert_eq!(stats.exits(pv_abi::control::ExitCause::Apic), 2);
+    assert_eq!(stats.exits_of(pv_abi::control::ExitCause::Apic), 2);
     let mut reader = super::instructions::bench(&[0x8b, 0x01]);
     assert_eq!(fault(&reader, 0xfee0_0030, false), Resume::Continue);
     assert_eq!(reader.with(|context, _| context.hw.gprs().rax), 0x5_0014);

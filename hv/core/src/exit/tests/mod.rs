@@ -8,6 +8,7 @@ use super::*;
 use crate::event::{InfoPlace, Width};
 use crate::hw::{Backend, HostPhys, PhysMemory, Segment, SegmentState, VcpuConfig};
 use crate::sched::{CpuMask, Group};
+use crate::stats::CounterPages;
 use crate::testing::{ScriptedVcpu, TestMachine};
 use core::sync::atomic::Ordering::SeqCst;
 use pv_abi::ids::{DomainId, VcpuId};
@@ -45,7 +46,9 @@ pub fn vcpu(machine: &TestMachine, id: u32) -> TestVcpu {
     let hw = machine.backend().new_vcpu(config).unwrap();
     let group = Arc::new(Group::new(256, 0));
     let info = Arc::new(InfoPlace::at(INFO));
-    Arc::new(Vcpu::new(VcpuId::new(id), DomainId::new(1), hw, info, group, CpuMask::ALL, TscTicks::new(0)))
+    let (domain, id, now) = (DomainId::new(1), VcpuId::new(id), TscTicks::new(0));
+    let stats = CounterPages::default().take(domain, id);
+    Arc::new(Vcpu::new(id, domain, hw, info, group, CpuMask::ALL, stats, now))
 }
 
 impl Bench {

@@ -1,7 +1,7 @@
 //! The physmap of a domain: what its guest-physical addresses lead to.
 //!
 //! A place holds one of: nothing; memory of the domain's own (its frame knows the place, so each frame is at one place);
-//! a special page of the hypervisor; a foreign frame that a grant gives; device registers. Which of them is read from
+//! a special page of the hypervisor, or one of its counters; a foreign frame that a grant gives; device registers. Which of them is read from
 //! the record of the frame, not from the nested table.
 //!
 //! Locks: a domain's physmap is behind its memory lock, a reader-writer lock: translations need it shared, changes
@@ -33,6 +33,8 @@ pub enum Occupant {
     Special(Mapping),
     /// A frame that is the domain's by a grant.
     Foreign(Mapping),
+    /// A page of counters, which are no memory that the frame table hands out.
+    Counters(Mapping),
     /// Device registers.
     Device(Mapping),
 }
@@ -198,6 +200,7 @@ impl<F: EntryFormat> DomainMemory<F> {
         match ram.state(mapping.mfn) {
             FrameState::Guest(owner) if owner == self.config.owner && at_home => Occupant::Own(mapping),
             FrameState::Shared(_) => Occupant::Special(mapping),
+            FrameState::Absent => Occupant::Counters(mapping),
             _ => Occupant::Foreign(mapping),
         }
     }

@@ -187,7 +187,10 @@ impl<F: EntryFormat> DomainMemory<F> {
                             ram.set_gfn(mapping.mfn, NO_GFN);
                             1
                         }
-                        Occupant::Nothing | Occupant::Foreign(_) | Occupant::Device(_) => end - gfn.raw(),
+                        Occupant::Nothing
+                        | Occupant::Foreign(_)
+                        | Occupant::Counters(_)
+                        | Occupant::Device(_) => end - gfn.raw(),
                     };
                     *next = Gfn::new(gfn.raw() + count);
                     if next.raw() == end {

@@ -16,7 +16,7 @@ impl<F: EntryFormat> DomainMemory<F> {
         match self.occupant(ram, gfn) {
             Occupant::Nothing => Ok(()),
             Occupant::Own(_) => self.remove(ram, gfn, Order::PAGE, out),
-            Occupant::Special(mapping) => {
+            Occupant::Special(mapping) | Occupant::Counters(mapping) => {
                 ram.set_gfn(mapping.mfn, NO_GFN);
                 self.npt.unmap(ram.memory, gfn);
                 out.owe(self.generation.advance());
@@ -70,6 +70,21 @@ impl<F: EntryFormat> DomainMemory<F> {
         }
         self.npt.map(ram, gfn, page.mfn(), PageSize::K4, Rights::READ_WRITE, CachePolicy::Memory)?;
         ram.set_gfn(page.mfn(), gfn);
+        self.touched(gfn, 1);
+        Ok(())
+    }
+
+    /// Puts a page of counters at a place, to be read only. The page is the hypervisor's for ever: any number of domains
+    /// may have it, at any number of places.
+    pub fn map_counters<M: PhysMemory>(
+        &mut self,
+        ram: Ram<'_, M>,
+        gfn: Gfn,
+        page: Mfn,
+        out: &mut Departures,
+    ) -> Result<()> {
+        self.make_room(ram, gfn, out)?;
+        self.npt.map(ram, gfn, page, PageSize::K4, Rights::READ, CachePolicy::Memory)?;
         self.touched(gfn, 1);
         Ok(())
     }
