@@ -1,4 +1,4 @@
-//! Vector registers keep their contents while vCPUs change places.
+//! Vector and x87 registers keep their contents while vCPUs change places.
 #![no_std]
 #![no_main]
 
@@ -36,6 +36,33 @@ fn round(seed: u64) -> u32 {
     before.chunks(2).zip(after.chunks(2)).filter(|(a, b)| a != b).count() as u32
 }
 
+/// Fills the x87 registers with integers, gives the CPU away, and counts those that came back different. Leaves them empty,
+/// as FNINIT does, so that both kinds of state are switched.
+fn round_x87(seed: u64) -> u32 {
+    let before: [i64; 8] = core::array::from_fn(|i| (seed << 8 | i as u64) as i64);
+    let mut after = [0i64; 8];
+    // SAFETY: moves between the arrays and the x87 registers, which the kernel's own code never uses.
+    unsafe {
+        asm!(
+            ".irp n, 0,1,2,3,4,5,6,7\nfild qword ptr [rax + 8*\\n]\n.endr",
+            in("rax") before.as_ptr(),
+            options(nostack, preserves_flags)
+        );
+    }
+    for _ in 0..4 {
+        sched::yield_now();
+    }
+    // SAFETY: as above; the last filled register comes first.
+    unsafe {
+        asm!(
+            ".irp n, 7,6,5,4,3,2,1,0\nfistp qword ptr [rax + 8*\\n]\n.endr\nfninit",
+            in("rax") after.as_mut_ptr(),
+            options(nostack, preserves_flags)
+        );
+    }
+    before.iter().zip(&after).filter(|(a, b)| a != b).count() as u32
+}
+
 async fn run(t: &mut Test) -> Outcome {
     let end = clock::now() + 300_000_000;
     let tasks: alloc::vec::Vec<_> = (0..cpu::count())
@@ -43,7 +70,8 @@ async fn run(t: &mut Test) -> Outcome {
             task::spawn(async move {
                 let (mut rounds, mut bad) = (0u64, 0);
                 while clock::now() < end || rounds < 50 {
-                    bad += round(rounds << 8 | u64::from(k));
+                    let seed = rounds << 8 | u64::from(k);
+                    bad += round(seed) + if rounds % 2 == 0 { round_x87(seed) } else { 0 };
                     rounds += 1;
                 }
                 (rounds, bad)

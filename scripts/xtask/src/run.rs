@@ -34,7 +34,8 @@ pub fn verb(options: &cli::Run) -> Result<u8> {
     let images = Images::build()?;
     let bundle = images.bundle(&set, "run.bundle")?;
     let boot = boot(&images, &bundle, choice.emulator, "run")?;
-    let config = Config::new(&options.machine, choice, disks, boot)?;
+    let mut config = Config::new(&options.machine, choice, disks, boot)?;
+    config.in_turn = set.may_load_x87();
     let console = if options.exec.is_some() { Console::Shown } else { Console::Interactive };
     if console == Console::Interactive {
         say::step("Ctrl-a x ends the machine, Ctrl-a ? lists the console's other keys");

@@ -1,5 +1,10 @@
 //! Vector state of guests. The hypervisor itself uses no vector registers, so they are switched only when the
 //! virtual CPU changes.
+//!
+//! x87 state that is as FNINIT leaves it is marked so, where the CPU does not track that itself: XRSTOR then needs not
+//! load it. QEMU is such a CPU, and when it loads x87 state on one processor it changes the flags of the first one
+//! without a lock (`cpu_clear_ignne` in target/i386/tcg/sysemu/fpu_helper.c of QEMU 7.2): a VMRUN or #VMEXIT there at the same
+//! moment may lose its switch to or from nested paging.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::arch::asm;
@@ -16,6 +21,13 @@ static MASK: AtomicU64 = AtomicU64::new(0);
 /// The state after reset: x87 control word 37Fh, MXCSR 1F80h (AMD64 manual volume 2, section 14.1.3).
 const FCW: u16 = 0x37f;
 const MXCSR: u32 = 0x1f80;
+
+/// The bit of x87 state in XCR0 and in the header of XSAVE's area.
+const X87: u64 = 1;
+/// Where the header of XSAVE's area begins, with the bits of what is not initial (AMD64 manual volume 2, section 11.5.7).
+const HEADER: usize = 512;
+/// 64-bit words of the area that x87 and SSE share: up to the last x87 register.
+const X87_WORDS: usize = 20;
 
 /// The components that guests may use: x87, SSE, AVX, AVX-512, PKRU.
 const COMPONENTS: u64 = 0b10_1110_0111;
@@ -66,6 +78,13 @@ const fn sound(wanted: u64) -> u64 {
         value &= !AVX512;
     }
     value
+}
+
+/// Whether the x87 part of an area is what FNINIT leaves, with empty registers of zeros (section 11.4.4: the control word,
+/// the status, the tags and the opcode; two pointers; MXCSR, which is SSE's; eight registers).
+fn x87_is_initial(area: &[u64; X87_WORDS]) -> bool {
+    let [control, instruction, data, _mxcsr, registers @ ..] = area;
+    *control == u64::from(FCW) && registers.iter().fold(instruction | data, |any, word| any | word) == 0
 }
 
 /// # Safety
@@ -170,7 +189,7 @@ impl VectorState {
     /// Saves the state from this CPU.
     pub fn save(&mut self) {
         let mask = MASK.load(Ordering::Relaxed);
-        // SAFETY: as for `load`.
+        // SAFETY: as for `load`; with XSAVE the area has a header behind the 512 bytes of FXSAVE.
         unsafe {
             if mask != 0 {
                 self.xcr0 = xgetbv();
@@ -179,6 +198,11 @@ impl VectorState {
                     "xsave64 [{}]", in(reg) self.area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX,
                     options(nostack)
                 );
+                let header = self.area.as_ptr().add(HEADER).cast::<u64>();
+                let words = self.area.as_ptr().cast::<[u64; X87_WORDS]>();
+                if *header & X87 != 0 && x87_is_initial(&*words) {
+                    *header &= !X87;
+                }
             } else {
                 asm!("fxsave64 [{}]", in(reg) self.area.as_ptr(), options(nostack));
             }
@@ -190,5 +214,22 @@ impl Drop for VectorState {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout by `new`.
         unsafe { dealloc(self.area.as_ptr(), self.layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_untouched_x87_state_is_initial() {
+        let mut initial = [0; X87_WORDS];
+        initial[0] = u64::from(FCW);
+        assert!(x87_is_initial(&initial));
+        for word in 0..X87_WORDS {
+            let mut area = initial;
+            area[word] ^= 1 << 16;
+            assert_eq!(x87_is_initial(&area), word == 3, "word {word}");
+        }
     }
 }

@@ -121,16 +121,14 @@ impl Bench {
         say::step(format!("measuring {}{run}", job.name));
         let bundle = self.images.bundle(&job.set, "bench.bundle")?;
         let config = Config {
-            emulator: self.emulator,
-            kvm: false,
             processors: job.processors,
             memory: job.memory,
             disks: if job.disk { vec![suite::scratch_disk()?] } else { Vec::new() },
             icount: job.lane != Lane::Wall && self.emulator == Emulator::Qemu,
             network: job.network.clone(),
-            without_virtualization: false,
+            in_turn: job.set.may_load_x87(),
             plain: true,
-            boot: run::boot(&self.images, &bundle, self.emulator, "bench")?,
+            ..Config::bare(self.emulator, run::boot(&self.images, &bundle, self.emulator, "bench")?)
         };
         let begin = Instant::now();
         let report =

@@ -103,6 +103,11 @@ impl DomainSet {
         Ok(set)
     }
 
+    /// Whether a guest may load x87 state: any kernel that is not an image of ours, and the one of ours that tests it.
+    pub fn may_load_x87(&self) -> bool {
+        self.domains.values().any(|domain| domain.kernel.contains('/') || domain.kernel == "conf-fpu")
+    }
+
     /// Returns the folder that paths of the set are relative to.
     pub fn folder(&self) -> &Path {
         &self.folder

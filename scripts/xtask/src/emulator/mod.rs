@@ -25,6 +25,8 @@ pub struct Config {
     pub disks: Vec<PathBuf>,
     /// Whether virtual time follows executed instructions.
     pub icount: bool,
+    /// Whether processors take turns instead of running in parallel, where the emulator has a choice: see [`qemu`].
+    pub in_turn: bool,
     /// The machine's network, if it has one.
     pub network: Option<Network>,
     /// Whether the processor's virtualization is hidden, to see what the hypervisor says.
@@ -135,6 +137,23 @@ pub fn choose(options: &cli::Machine) -> Result<Choice> {
 }
 
 impl Config {
+    /// A machine with one processor, 512 MiB and nothing else, in software.
+    pub fn bare(emulator: Emulator, boot: Boot) -> Config {
+        Config {
+            emulator,
+            kvm: false,
+            processors: 1,
+            memory: 512 << 20,
+            disks: Vec::new(),
+            icount: false,
+            in_turn: false,
+            network: None,
+            without_virtualization: false,
+            plain: false,
+            boot,
+        }
+    }
+
     /// Builds the machine of a command line.
     pub fn new(options: &cli::Machine, choice: Choice, disks: Vec<PathBuf>, boot: Boot) -> Result<Config> {
         ensure!(
@@ -146,16 +165,13 @@ impl Config {
             "--icount is for one processor: leave --smp out"
         );
         Ok(Config {
-            emulator: choice.emulator,
             kvm: choice.kvm,
             processors: options.smp.unwrap_or(if options.icount { 1 } else { 2 }),
             memory: options.mem,
             disks,
             icount: options.icount,
             network: options.network(),
-            without_virtualization: false,
-            plain: false,
-            boot,
+            ..Config::bare(choice.emulator, boot)
         })
     }
 

@@ -82,18 +82,9 @@ fn here(images: &Images, guest: &str, verbose: bool) -> Result<Outcome> {
     let mut set = live::set("conformance.toml")?;
     guest.clone_into(&mut set.guest()?.kernel);
     let bundle = images.bundle(&set, "peer.bundle")?;
-    let config = Config {
-        emulator: Emulator::Qemu,
-        kvm: false,
-        processors: PROCESSORS,
-        memory: 512 << 20,
-        disks: Vec::new(),
-        icount: false,
-        network: None,
-        without_virtualization: false,
-        plain: false,
-        boot: run::boot(images, &bundle, Emulator::Qemu, "peer")?,
-    };
+    let boot = run::boot(images, &bundle, Emulator::Qemu, "peer")?;
+    let config =
+        Config { processors: PROCESSORS, in_turn: set.may_load_x87(), ..Config::bare(Emulator::Qemu, boot) };
     let report = machine::run(&config, Console::Hidden, Some(Duration::from_secs(240)), verbose)?;
     Ok(verdict(&report))
 }

@@ -65,21 +65,19 @@ pub fn boot(modules: &[(&Path, &str)], words: &str, options: &Options) -> Result
         ensure!(!file.contains(' '), "a file with a space in its name cannot be a module: {file}");
         list.push(format!("{file} {cmdline}").trim().replace(',', ",,"));
     }
+    let boot = Boot::Direct {
+        hypervisor: packages::hypervisor()?.image,
+        bundle: Some(list.join(",").into()),
+        cmdline: format!("{XEN} {words} {}", options.xen),
+    };
     let config = Config {
-        emulator: Emulator::Qemu,
-        kvm: false,
         processors: options.processors,
         memory: options.memory,
-        disks: Vec::new(),
         icount: options.icount,
-        network: None,
-        without_virtualization: false,
+        // Xen loads its guests' x87 state.
+        in_turn: true,
         plain: options.plain,
-        boot: Boot::Direct {
-            hypervisor: packages::hypervisor()?.image,
-            bundle: Some(list.join(",").into()),
-            cmdline: format!("{XEN} {words} {}", options.xen),
-        },
+        ..Config::bare(Emulator::Qemu, boot)
     };
     machine::run(&config, options.console, Some(options.limit), options.verbose)
 }

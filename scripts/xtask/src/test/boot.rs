@@ -127,18 +127,7 @@ fn direct(context: &Context, name: &str) -> Result<Config> {
     let set = live::set("default.toml")?;
     let bundle = images.bundle(&set, &format!("test/{name}.bundle"))?;
     let boot = Boot::Direct { hypervisor: images.hypervisor(), bundle: Some(bundle), cmdline: String::new() };
-    Ok(Config {
-        emulator: Emulator::Qemu,
-        kvm: false,
-        processors: 1,
-        memory: 512 << 20,
-        disks: Vec::new(),
-        icount: false,
-        network: None,
-        without_virtualization: false,
-        plain: false,
-        boot,
-    })
+    Ok(Config::bare(Emulator::Qemu, boot))
 }
 
 fn no_svm(context: &Context) -> Result<Verdict> {
@@ -153,7 +142,6 @@ fn no_vmx(context: &Context) -> Result<Verdict> {
     image::make(hypervisor, bundle.as_deref(), "", &iso)?;
     let config = Config {
         emulator: Emulator::Bochs,
-        network: None,
         without_virtualization: true,
         boot: Boot::Iso(iso.clone()),
         ..config

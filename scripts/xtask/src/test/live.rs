@@ -112,28 +112,29 @@ impl<'a> Machine<'a> {
         let images = self.context.images()?;
         let bundle = images.bundle(set, &format!("test/{}.bundle", self.name))?;
         let boot = run::boot(images, &bundle, self.lane.emulator, &format!("test/{}", self.name))?;
-        let report = self.start(boot);
+        let report = self.start_with(boot, set.may_load_x87());
         let _ = std::fs::remove_file(bundle);
         report
     }
 
     /// Boots something and waits for the end. The console is kept in a file.
     pub fn start(&self, boot: Boot) -> Result<Report> {
+        self.start_with(boot, false)
+    }
+
+    fn start_with(&self, boot: Boot, in_turn: bool) -> Result<Report> {
         let iso = match &boot {
             Boot::Iso(iso) => Some(iso.clone()),
             _ => None,
         };
         let config = Config {
-            emulator: self.lane.emulator,
-            kvm: false,
             processors: self.lane.processors,
             memory: self.memory,
             disks: self.disks.clone(),
             icount: self.counted,
+            in_turn,
             network: self.network.clone(),
-            without_virtualization: false,
-            plain: false,
-            boot,
+            ..Config::bare(self.lane.emulator, boot)
         };
         self.run(&config, iso)
     }

@@ -1,8 +1,7 @@
 //! `cargo xtask test`: everything that decides whether a change may stay.
 //!
-//! Cases run one after another, each once: a case that passes only at the second try is broken. The one exception is a
-//! machine that its emulator broke, by [a sign](is_emulators_fault) that nothing else gives: that case has a second try, and the
-//! run says so. The last line is the sum over all parts, the unit tests included.
+//! Cases run one after another, each once: a case that passes only at the second try is broken. The last line is the sum
+//! over all parts, the unit tests included.
 
 mod bench;
 mod boot;
@@ -81,14 +80,7 @@ fn run(case: &Case, context: &Context) -> Verdict {
             say::step(format!("{name} is running, {} s", begin.elapsed().as_secs()));
         }
     });
-    let attempt = || (case.run)(context).unwrap_or_else(|error| Verdict::failed(format!("{error:#}")));
-    let mut verdict = attempt();
-    if let Verdict::Failed { end, .. } = &verdict
-        && is_emulators_fault(end)
-    {
-        say::warn(format!("{}: QEMU took the hypervisor's state for a guest's; once more", case.name));
-        verdict = attempt();
-    }
+    let verdict = (case.run)(context).unwrap_or_else(|error| Verdict::failed(format!("{error:#}")));
     drop(done);
     let _ = ticker.join();
     let seconds = begin.elapsed().as_secs_f64();
@@ -104,29 +96,6 @@ fn run(case: &Case, context: &Context) -> Verdict {
     verdict
 }
 
-/// Whether a console shows that QEMU 7.2 stayed in guest mode after an exit, which happens now and then with several
-/// processors: the hypervisor's next instruction then faults in the guest's nested tables, at the last entry of the
-/// hypervisor's own top table, and the hypervisor's registers are in the guest's control block, where it never puts them.
-fn is_emulators_fault(console: &str) -> bool {
-    console.contains("ff8, where no memory is, by an instruction that is not emulated")
-        && console.contains("code cannot be read")
-}
-
 fn colon(note: &str) -> String {
     if note.is_empty() { String::new() } else { format!(": {note}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_emulators_own_fault_has_a_second_try() {
-        let fault = "d0v0: write to gpa:0x338ff8, where no memory is, by an instruction that is not emulated";
-        assert!(is_emulators_fault(&format!("{fault}\n  code cannot be read")));
-        assert!(!is_emulators_fault(fault));
-        assert!(!is_emulators_fault(
-            "d0v0: write to gpa:0x338000, where no memory is\n  code cannot be read"
-        ));
-    }
 }
