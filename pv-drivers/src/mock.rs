@@ -96,6 +96,18 @@ impl Machine {
         self.lock().now += nanos;
     }
 
+    /// What a device does: reads memory at a bus address, within a page, which must be there.
+    pub fn dma_read(&self, address: u64, len: usize) -> Vec<u8> {
+        let page = self.lock().frames[&(address >> 12)].upgrade().expect("a device reads freed memory");
+        page.bytes.lock().unwrap()[address as usize % PAGE_SIZE..][..len].to_vec()
+    }
+
+    /// What a device does: writes memory at a bus address, within a page, which must be there.
+    pub fn dma_write(&self, address: u64, bytes: &[u8]) {
+        let page = self.lock().frames[&(address >> 12)].upgrade().expect("a device writes freed memory");
+        page.bytes.lock().unwrap()[address as usize % PAGE_SIZE..][..bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Refuses grants beyond this many in the machine.
     pub fn limit_grants(&self, limit: usize) {
         self.lock().grant_limit = limit;

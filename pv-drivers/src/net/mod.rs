@@ -4,10 +4,11 @@
 //! * [`NetFront`] is an interface for the guest (`io/netif.h`).
 //! * [`NetBack`] is its other end; it lives in a [`Bridge`], which moves packets between guests in one copy, straight
 //!   from one guest's memory to the other's.
-//! * [`Uplink`] is what a driver of a real network card implements to be the bridge's way out.
+//! * [`Uplink`] is what a driver of a real network card implements to be the bridge's way out; [`E1000`] is one.
 
 mod back;
 mod bridge;
+mod e1000;
 mod front;
 mod mac;
 pub mod packet;
@@ -17,9 +18,10 @@ mod uplink;
 
 pub use back::{BackCounters, BackOptions, NetBack};
 pub use bridge::{Bridge, BridgeCounters, MacTable, PortId, Progress};
+pub use e1000::{E1000, E1000Error, REGISTERS as E1000_REGISTERS, Registers};
 pub use front::{Frame, NetCounters, NetFront, NetOptions, NetState, SendError};
 pub use mac::Mac;
-pub use uplink::{NoUplink, Uplink, UplinkBuffer};
+pub use uplink::{NoUplink, Uplink, UplinkBuffer, UplinkCounters};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER: usize = 14;

@@ -17,6 +17,23 @@ pub struct UplinkBuffer<M> {
     pub token: u64,
 }
 
+/// What a network card counted since it was started.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct UplinkCounters {
+    /// Packets sent.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Packets received.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// What came and was no packet: damaged, too long or too short.
+    pub bad: u64,
+    /// Packets for which the card had no buffer.
+    pub missed: u64,
+}
+
 /// A network card, or anything else that takes and gives Ethernet packets. Nothing waits.
 ///
 /// No guest can reach the memory of its buffers.
@@ -27,6 +44,14 @@ pub trait Uplink<M: SharedMemory>: Send {
     /// Whether it takes large TCP packets, and packets without a transport checksum, as they are.
     fn takes_offloads(&self) -> bool {
         false
+    }
+
+    /// The card has interrupted: it may do so again, for whatever happens from now on.
+    fn acknowledge(&mut self) {}
+
+    /// What was counted; all zeros if nobody counts.
+    fn counters(&mut self) -> UplinkCounters {
+        UplinkCounters::default()
     }
 
     /// A buffer for a packet to be sent; `None` while all are in use.
@@ -81,6 +106,14 @@ impl<M: SharedMemory> Uplink<M> for alloc::boxed::Box<dyn Uplink<M>> {
 
     fn takes_offloads(&self) -> bool {
         (**self).takes_offloads()
+    }
+
+    fn acknowledge(&mut self) {
+        (**self).acknowledge();
+    }
+
+    fn counters(&mut self) -> UplinkCounters {
+        (**self).counters()
     }
 
     fn acquire(&mut self) -> Option<UplinkBuffer<M>> {

@@ -4,6 +4,7 @@
 //! DMA) belongs to this domain. [`dma`] is the only module that knows what address a device must be given.
 
 pub mod dma;
+pub mod e1000;
 pub mod ide_disk;
 pub mod interrupt;
 pub mod pci;

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::emulator::{Forward, Network};
+use crate::emulator::{Card, Forward, Network};
 use crate::linux::Suite;
 use crate::workspace::size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -112,9 +112,12 @@ pub struct Machine {
     /// Lets virtual time follow executed instructions: figures repeat exactly (QEMU, one processor)
     #[arg(long)]
     pub icount: bool,
-    /// Gives the machine a network card on a network of QEMU's own, and the guest an interface
+    /// Gives the machine a network card on a network of the emulator's own, and the guest an interface
     #[arg(long)]
     pub net: bool,
+    /// The kind of network card [default: virtio, or e1000 on Bochs]; implies --net
+    #[arg(long, value_enum)]
+    pub nic: Option<Card>,
     /// Forwards a TCP port of this computer (loopback only) to a port of the guest; may be repeated; implies --net
     #[arg(long, value_name = "HOST:GUEST")]
     pub forward: Vec<Forward>,
@@ -126,7 +129,8 @@ pub struct Machine {
 impl Machine {
     /// The network that the options ask for.
     pub fn network(&self) -> Option<Network> {
-        (self.net || !self.forward.is_empty()).then(|| Network { forward: self.forward.clone() })
+        (self.net || self.nic.is_some() || !self.forward.is_empty())
+            .then(|| Network { forward: self.forward.clone(), card: self.nic.unwrap_or_default() })
     }
 }
 

@@ -254,6 +254,11 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         self.vifs.values().any(NetBack::wants_store)
     }
 
+    /// The way out.
+    pub fn uplink(&mut self) -> Option<&mut U> {
+        self.cards.get_mut(&UPLINK).map(|card| &mut card.uplink)
+    }
+
     /// Moves packets, about `budget` of them; call it when an event channel or the uplink fires.
     pub fn poll(&mut self, budget: usize) -> Progress {
         let mut moved = 0;

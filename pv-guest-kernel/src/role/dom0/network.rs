@@ -19,7 +19,7 @@ use spin::Mutex;
 
 use super::store::Service;
 use crate::dev::interrupt::Interrupt;
-use crate::dev::{pci, virtio_net};
+use crate::dev::{e1000, pci, virtio_net};
 use crate::task::{self, signal::Signal};
 use crate::xen::events;
 use crate::xen::platform::{Pages, Xen};
@@ -54,21 +54,43 @@ pub struct Network {
 
 /// Starts the first network card that there is a driver for.
 fn find_uplink() -> (AnyUplink, Option<Interrupt>) {
-    for function in pci::functions().iter().filter(|function| virtio_net::is_nic(function)) {
-        let started = Interrupt::msix(function, 0)
-            .map_err(|error| format!("its interrupt: {error}"))
-            .and_then(|interrupt| Ok((interrupt, virtio_net::VirtioNet::new(function)?)));
+    for function in &pci::functions() {
+        let (kind, started) = if virtio_net::is_nic(function) {
+            ("virtio", start_virtio(function))
+        } else if e1000::is_nic(function) {
+            ("e1000", start_e1000(function))
+        } else {
+            continue;
+        };
         match started {
-            Ok((interrupt, nic)) => {
-                let mac: Vec<_> = nic.mac().iter().map(|byte| format!("{byte:02x}")).collect();
-                log::info!("uplink: virtio {}, {}", function.address, mac.join(":"));
+            Ok((uplink, mac, interrupt)) => {
+                log::info!("uplink: {kind} {}, {mac}", function.address);
                 events::listen(interrupt.port(), "uplink");
-                return (Box::new(nic), Some(interrupt));
+                return (uplink, Some(interrupt));
             }
             Err(why) => log::error!("the network card at {} is not used: {why}", function.address),
         }
     }
     (Box::new(NoUplink), None)
+}
+
+/// A card at work, its address, and its interrupt.
+type Started = (AnyUplink, Mac, Interrupt);
+
+fn start_virtio(function: &pci::Function) -> Result<Started, String> {
+    let interrupt = Interrupt::msix(function, 0).map_err(|error| format!("its interrupt: {error}"))?;
+    let nic = virtio_net::VirtioNet::new(function)?;
+    let mac = Mac::new(nic.mac());
+    Ok((Box::new(nic), mac, interrupt))
+}
+
+fn start_e1000(function: &pci::Function) -> Result<Started, String> {
+    let line = function.interrupt_line().ok_or("it has no interrupt line")?;
+    let interrupt =
+        Interrupt::gsi(line.into(), true).map_err(|error| format!("its interrupt {line}: {error}"))?;
+    let nic = e1000::start(function)?;
+    let mac = nic.mac();
+    Ok((Box::new(nic), mac, interrupt))
 }
 
 /// The address of a guest's interface, if the manifest gives none: locally administered, of Xen's kind.
@@ -125,6 +147,9 @@ impl Network {
         }
         if !lines.is_empty() {
             lines.push(format!("bridge: {:?}", bridge.counters()));
+            if let Some(uplink) = bridge.uplink().filter(|uplink| uplink.is_up()) {
+                lines.push(format!("uplink: {:?}", uplink.counters()));
+            }
         }
         lines
     }
@@ -195,18 +220,26 @@ impl Network {
     pub async fn serve(self: Arc<Self>) {
         let (mut seen_store, mut seen_work) = (0, 0);
         loop {
+            let mut has_interrupted = false;
             poll_fn(|cx| {
                 let mut ready = self.store.changed().poll_changed(&mut seen_store, cx).is_ready();
                 ready |= self.work.poll_changed(&mut seen_work, cx).is_ready();
                 if let Some(interrupt) = &self.interrupt {
-                    ready |= events::poll_wait(interrupt.port(), cx).is_ready();
+                    has_interrupted |= events::poll_wait(interrupt.port(), cx).is_ready();
                 }
+                ready |= has_interrupted;
                 for port in self.bridge.lock().ports() {
                     ready |= events::poll_wait(port, cx).is_ready();
                 }
                 if ready { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
+            if let Some(interrupt) = self.interrupt.as_ref().filter(|_| has_interrupted) {
+                if let Some(uplink) = self.bridge.lock().uplink() {
+                    uplink.acknowledge();
+                }
+                interrupt.end();
+            }
             self.follow_store();
             loop {
                 let (progress, wants_store) = {

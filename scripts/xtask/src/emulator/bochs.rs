@@ -1,6 +1,6 @@
 //! Bochs: VT-x with EPT in software. It boots from a CD; its disks are IDE; its serial port is a socket to this tool.
 
-use super::{Boot, Config, Started};
+use super::{Boot, Config, Network, Started};
 use crate::{process, say, setup, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -32,8 +32,12 @@ pub fn start(config: &Config, verbose: bool) -> Result<Started> {
         let _ = std::fs::remove_file(&lock);
         litter.push(lock);
     }
-    std::fs::write(&file, fill(config, iso, port, &log))
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    let slirp = dir.join(format!("slirp-{port}"));
+    if let Some(network) = &config.network {
+        write(&slirp, &forwards(network))?;
+        litter.push(slirp.clone());
+    }
+    write(&file, &fill(config, iso, port, &log, &slirp))?;
     let mut command = Command::new(program);
     command.arg("-q").arg("-f").arg(&file);
     if verbose {
@@ -70,8 +74,26 @@ fn accept(listener: &TcpListener, process: &mut process::Owned) -> Result<TcpStr
     }
 }
 
+fn write(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// The file that describes the network; it must start like this.
+fn forwards(network: &Network) -> String {
+    let mut text = "# slirp config\n".to_owned();
+    for forward in &network.forward {
+        text += &format!("hostfwd = tcp:127.0.0.1:{}-:{}\n", forward.host, forward.guest);
+    }
+    text
+}
+
+/// The network card, on the network that a file describes.
+fn card(slirp: &Path) -> String {
+    format!("e1000: enabled=1, mac=52:54:00:12:34:56, ethmod=slirp, script=\"{}\"", slirp.display())
+}
+
 /// Fills the blanks of the configuration.
-fn fill(config: &Config, iso: &Path, port: u16, log: &Path) -> String {
+fn fill(config: &Config, iso: &Path, port: u16, log: &Path, slirp: &Path) -> String {
     let places = ["ata0-master", "ata0-slave", "ata1-slave"];
     let disks: Vec<_> = config
         .disks
@@ -79,10 +101,15 @@ fn fill(config: &Config, iso: &Path, port: u16, log: &Path) -> String {
         .zip(places)
         .map(|(disk, place)| format!("{place}: type=disk, path=\"{}\", mode=flat\n", disk.display()))
         .collect();
+    let is_networked = config.network.is_some();
     TEMPLATE
         .replace("@MODEL@", if config.without_virtualization { "core2_penryn_t9600" } else { PROCESSOR })
         .replace("@CPUS@", &config.processors.to_string())
         .replace("@MEMORY@", &(config.memory >> 20).to_string())
+        .replace("@CARD@", if is_networked { ", slot2=e1000" } else { "" })
+        .replace("@NETWORK@", &if is_networked { card(slirp) } else { String::new() })
+        // Who is at the other end waits by a real clock, which an idle machine must not run ahead of.
+        .replace("@SYNC@", if is_networked { "slowdown" } else { "none" })
         .replace("@ISO@", &iso.display().to_string())
         .replace("@DISKS@", &disks.concat())
         .replace("@PORT@", &port.to_string())

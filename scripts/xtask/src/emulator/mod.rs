@@ -42,6 +42,18 @@ pub struct Config {
 pub struct Network {
     /// Ports of this computer, on the loopback interface only, that lead to the machine.
     pub forward: Vec<Forward>,
+    /// The machine's network card; Bochs has the second kind only.
+    pub card: Card,
+}
+
+/// A kind of network card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Card {
+    /// virtio
+    #[default]
+    Virtio,
+    /// Intel 82540EM
+    E1000,
 }
 
 /// A forwarded TCP port.
@@ -157,8 +169,8 @@ impl Config {
     /// Builds the machine of a command line.
     pub fn new(options: &cli::Machine, choice: Choice, disks: Vec<PathBuf>, boot: Boot) -> Result<Config> {
         ensure!(
-            options.network().is_none() || choice.emulator == Emulator::Qemu,
-            "--net and --forward need QEMU: there is no driver for the network cards of Bochs"
+            options.nic != Some(Card::Virtio) || choice.emulator == Emulator::Qemu,
+            "Bochs has no virtio: its network card is an e1000"
         );
         ensure!(
             !options.icount || options.smp.unwrap_or(1) == 1,

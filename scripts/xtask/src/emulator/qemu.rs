@@ -6,7 +6,7 @@
 //! a domain dies. The hypervisor and our guests load no such state; where other kernels may, or a guest tests just that,
 //! processors [take turns](Config::in_turn) in one thread.
 
-use super::{Boot, Config, Started};
+use super::{Boot, Card, Config, Started};
 use crate::setup::{Need, need};
 use crate::{process, say};
 use anyhow::{Context, Result};
@@ -110,7 +110,11 @@ fn command(config: &Config) -> Command {
         for forward in &network.forward {
             user += &format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest);
         }
-        command.args(["-netdev", &user, "-device", "virtio-net-pci,netdev=net,disable-legacy=on"]);
+        let card = match network.card {
+            Card::Virtio => "virtio-net-pci,netdev=net,disable-legacy=on",
+            Card::E1000 => "e1000,netdev=net",
+        };
+        command.args(["-netdev", &user, "-device", card]);
     }
     command
 }

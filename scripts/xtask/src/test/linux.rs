@@ -171,7 +171,7 @@ echo -n again | dd of=/dev/xvda conv=fsync,notrunc 2>/dev/null
         Machine::new(context, &name, lane).disks(&[raw.clone(), ext4.clone()]).memory(640 << 20);
     if exchange.is_some() {
         linux_guest.vif = vec!["bridge".into()];
-        machine = machine.network(Network { forward: Vec::new() });
+        machine = machine.network(Network::default());
         add_neighbour(&mut set)?;
     }
     let report = machine.limit(1800).boot(&set)?;

@@ -70,7 +70,7 @@ fn serve(context: &Context, lane: Lane) -> Result<Verdict> {
         &mut set,
         "mkfs xvda && mount xvda && dd if=random of=/big.bin bs=64K count=256 seed=9 && sha256 /big.bin && httpd requests=1",
     )?;
-    let network = Network { forward: vec![Forward { host: port, guest: 80 }] };
+    let network = Network { forward: vec![Forward { host: port, guest: 80 }], ..Network::default() };
     let host = std::thread::spawn(move || get(port, "/big.bin"));
     let report = Machine::new(context, "net/serve", lane).network(network).limit(600).boot(&set)?;
     let verdict = live::judge(&report, &["httpd: "]);
@@ -102,7 +102,7 @@ fn fetch(context: &Context, lane: Lane) -> Result<Verdict> {
     guest.disk = Vec::new();
     guest.vif = vec!["bridge".into()];
     run::add_commands(&mut set, &format!("ip wait; ip; wget http://10.0.2.2:{port}/file"))?;
-    let network = Network { forward: Vec::new() };
+    let network = Network::default();
     let report = Machine::new(context, "net/fetch", lane).network(network).limit(600).boot(&set)?;
     Ok(live::judge(&report, &[&hash]))
 }
