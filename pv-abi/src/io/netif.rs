@@ -210,6 +210,18 @@ pub const CTRL_STATUS_NOT_SUPPORTED: u32 = 1;
 pub const CTRL_STATUS_INVALID_PARAMETER: u32 = 2;
 /// `XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW`
 pub const CTRL_STATUS_BUFFER_OVERFLOW: u32 = 3;
+/// `XEN_NETIF_CTRL_HASH_ALGORITHM_NONE`: the back end spreads packets as it likes.
+pub const CTRL_HASH_ALGORITHM_NONE: u32 = 0;
+/// `XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ`
+pub const CTRL_HASH_ALGORITHM_TOEPLITZ: u32 = 1;
+/// `XEN_NETIF_CTRL_HASH_TYPE_IPV4`: by both addresses.
+pub const CTRL_HASH_TYPE_IPV4: u32 = 1 << 0;
+/// `XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP`: by both addresses and ports.
+pub const CTRL_HASH_TYPE_IPV4_TCP: u32 = 1 << 1;
+/// `XEN_NETIF_CTRL_HASH_TYPE_IPV6`: by both addresses.
+pub const CTRL_HASH_TYPE_IPV6: u32 = 1 << 2;
+/// `XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP`: by both addresses and ports.
+pub const CTRL_HASH_TYPE_IPV6_TCP: u32 = 1 << 3;
 /// `XEN_NETIF_CTRLF_GREF_readonly`
 pub const CTRLF_GREF_READONLY: u16 = 1 << 0;
 
@@ -269,6 +281,10 @@ pub mod key {
     pub const REQUEST_MULTICAST_CONTROL: &str = "request-multicast-control";
     /// Back end: a control ring is understood.
     pub const FEATURE_CTRL_RING: &str = "feature-ctrl-ring";
+    /// Front end: grant of the control ring.
+    pub const CTRL_RING_REF: &str = "ctrl-ring-ref";
+    /// Front end: the port of the control ring.
+    pub const EVENT_CHANNEL_CTRL: &str = "event-channel-ctrl";
     /// Back end: link state, `0` or `1`.
     pub const CARRIER: &str = "carrier";
     /// Front end's directory, written by the toolstack: largest packet payload.

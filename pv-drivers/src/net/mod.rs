@@ -12,6 +12,7 @@ mod e1000;
 mod front;
 mod mac;
 pub mod packet;
+mod steer;
 #[cfg(test)]
 mod tests;
 mod uplink;
@@ -21,6 +22,7 @@ pub use bridge::{Bridge, BridgeCounters, MacTable, PortId, Progress};
 pub use e1000::{E1000, E1000Error, REGISTERS as E1000_REGISTERS, Registers};
 pub use front::{Frame, NetCounters, NetFront, NetOptions, NetState, SendError};
 pub use mac::Mac;
+pub use steer::toeplitz;
 pub use uplink::{NoUplink, Uplink, UplinkBuffer, UplinkCounters};
 
 /// Bytes of an Ethernet header.

@@ -96,6 +96,18 @@ pub fn source(header: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// The two addresses of an IP packet, source first, and whether they are of IPv6.
+#[must_use]
+pub fn addresses(header: &[u8]) -> Option<(&[u8], bool)> {
+    let version = header.get(ETHERNET_HEADER)? >> 4;
+    let (from, len, is_v6) = match (be16(header, 12)?, version) {
+        (ETHERTYPE_IPV4, 4) => (ETHERNET_HEADER + 12, 8, false),
+        (ETHERTYPE_IPV6, 6) => (ETHERNET_HEADER + 8, 32, true),
+        _ => return None,
+    };
+    Some((header.get(from..from + len)?, is_v6))
+}
+
 /// A number that is the same for all packets of a connection.
 #[must_use]
 pub fn flow(header: &[u8]) -> u32 {

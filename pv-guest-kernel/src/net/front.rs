@@ -13,6 +13,7 @@ use pv_drivers::xenbus::{self, Frontend};
 use spin::Mutex;
 
 use super::link::{self, HEADER, Link, LinkInfo, Received};
+use crate::cmdline;
 use crate::task::signal::Signal;
 use crate::task::{self};
 use crate::xen::platform::Xen;
@@ -144,6 +145,12 @@ fn send(front: &mut NetFront<Xen>, frame: &[u8], offload: Offload) {
     }
 }
 
+/// The queues of the interface: the command line's word `net-queues=N`, else one, which serves a stack that runs on one
+/// vCPU at a time.
+fn queues() -> u32 {
+    cmdline::value("net-queues").and_then(|number| number.parse().ok()).unwrap_or(1)
+}
+
 /// Connects the first interface that the toolstack gave this domain, and starts the stack over it.
 pub async fn connect() {
     let Some(number) =
@@ -160,8 +167,8 @@ pub async fn connect() {
         Ok(watch) => watch,
         Err(error) => return log::error!("network interface {number}: {error}"),
     };
-    // One queue serves a stack that runs on one vCPU at a time. Large packets come in whole.
-    let front = NetFront::new(&Xen, ends, NetOptions::default());
+    // Large packets come in whole.
+    let front = NetFront::new(&Xen, ends, NetOptions { queues: queues(), ..NetOptions::default() });
     let shared = Arc::new(Shared { front: Mutex::new(front), changed: Signal::new() });
     shared.follow();
     let connecting = async {

@@ -1,5 +1,6 @@
 //! The other end of a guest's interface. It lives in a [`Bridge`](super::Bridge), which moves its packets.
 
+mod control;
 mod queue;
 mod tx;
 
@@ -13,10 +14,12 @@ use pv_abi::ids::{DomainId, GrantRef, Port};
 use pv_abi::io::netif::key;
 
 use super::packet::source;
+use super::steer::Steering;
 use super::{Mac, packet};
 use crate::platform::{Nanos, Platform};
 use crate::xenbus::{Backend, XenbusState};
 use crate::xs::{Store, TransactionId, read_text, write_display};
+use control::Control;
 pub(super) use queue::PEEK;
 pub(super) use queue::{Held, Queue};
 pub(super) use tx::{Packet, Piece, Pieces, advance};
@@ -101,6 +104,9 @@ pub struct NetBack<P: Platform> {
     phase: Phase,
     pub(super) features: FrontFeatures,
     pub(super) queues: Vec<Queue<P>>,
+    /// How packets are spread over them.
+    pub(super) steering: Steering,
+    control: Option<Control<P>>,
     pub(super) counters: BackCounters,
     /// Why the guest has to go, until that is done.
     fault: Option<String>,
@@ -136,6 +142,8 @@ impl<P: Platform> NetBack<P> {
             phase: Phase::Waiting,
             features: FrontFeatures::default(),
             queues: Vec::new(),
+            steering: Steering::default(),
+            control: None,
             counters: BackCounters::default(),
             fault: None,
             failure: None,
@@ -152,6 +160,7 @@ impl<P: Platform> NetBack<P> {
             (key::FEATURE_IPV6_CSUM_OFFLOAD, 1),
             (key::FEATURE_RX_COPY, 1),
             (key::FEATURE_SPLIT_EVENT_CHANNELS, 1),
+            (key::FEATURE_CTRL_RING, 1),
             (key::MULTI_QUEUE_MAX_QUEUES, back.options.max_queues.max(1)),
             (key::CARRIER, 1),
         ] {
@@ -200,7 +209,9 @@ impl<P: Platform> NetBack<P> {
     /// Whether this end is closed and holds nothing of the guest any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.queues.is_empty() && matches!(self.phase, Phase::Closed | Phase::Failed)
+        self.queues.is_empty()
+            && self.control.is_none()
+            && matches!(self.phase, Phase::Closed | Phase::Failed)
     }
 
     /// Whether other interfaces may be seen behind this one, so that it is a place for packets to unknown addresses.
@@ -210,7 +221,38 @@ impl<P: Platform> NetBack<P> {
 
     /// The event channels.
     pub fn ports(&self) -> impl Iterator<Item = Port> {
-        self.queues.iter().flat_map(Queue::ports)
+        self.queues.iter().flat_map(Queue::ports).chain(self.control.iter().map(Control::port))
+    }
+
+    /// Lets go of everything that is the guest's.
+    fn let_go(&mut self) {
+        self.queues.clear();
+        self.control = None;
+        self.steering = Steering::default();
+    }
+
+    /// Serves the control ring, and returns how many requests that were.
+    pub(super) fn serve_control(&mut self) -> usize {
+        let Some(control) = self.control.as_mut().filter(|_| self.fault.is_none()) else { return 0 };
+        match control.serve(self.queues.len(), &mut self.steering) {
+            Ok(count) => count,
+            Err(fault) => {
+                self.disable(format!("its control ring: {fault}"));
+                0
+            }
+        }
+    }
+
+    /// Asks for an event of the control ring. `true`: there is something in it already.
+    pub(super) fn arm_control(&mut self) -> bool {
+        let Some(control) = &mut self.control else { return false };
+        match control.arm() {
+            Ok(more) => more,
+            Err(fault) => {
+                self.disable(format!("its control ring: {fault}"));
+                false
+            }
+        }
     }
 
     /// Tells the guest whether there is a link.
@@ -260,7 +302,7 @@ impl<P: Platform> NetBack<P> {
             Phase::Connected if is_gone => self.close(store),
             Phase::Connected if front == XenbusState::Closing => {
                 // `Closed` follows when the front end has closed itself: Linux waits for this before it powers off.
-                self.queues.clear();
+                self.let_go();
                 self.say(store, XenbusState::Closing);
             }
             Phase::Connected => {}
@@ -285,13 +327,13 @@ impl<P: Platform> NetBack<P> {
     }
 
     fn close(&mut self, store: &mut dyn Store) {
-        self.queues.clear();
+        self.let_go();
         self.phase = Phase::Closed;
         self.say(store, XenbusState::Closed);
     }
 
     fn fail(&mut self, store: &mut dyn Store, reason: String) {
-        self.queues.clear();
+        self.let_go();
         self.ends.report(store, &reason);
         self.failure = Some(reason);
         self.phase = Phase::Failed;
@@ -331,6 +373,14 @@ impl<P: Platform> NetBack<P> {
                 (None, None) => return Err("no event channel".into()),
             };
             queues.push(Queue::connect(&self.platform, ends.peer(), tx, rx, tx_port, rx_port)?);
+        }
+        if let Some(grant) = ends.peer_number(store, key::CTRL_RING_REF) {
+            let port = ends.peer_number(store, key::EVENT_CHANNEL_CTRL);
+            let number = |value: u64| u32::try_from(value).ok();
+            let grant = number(grant).ok_or("no grant for the control ring")?;
+            let port = port.and_then(number).ok_or("no event channel for the control ring")?;
+            let (grant, port) = (GrantRef::new(grant), Port::new(port));
+            self.control = Some(Control::connect(&self.platform, ends.peer(), grant, port)?);
         }
         Ok(queues)
     }

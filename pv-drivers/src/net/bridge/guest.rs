@@ -8,7 +8,6 @@ use pv_abi::io::netif::{self, RxResponse};
 use smallvec::SmallVec;
 
 use super::super::back::{NetBack, Packet};
-use super::super::packet::flow;
 use super::plan::{Delivery, RxSlot, copy_range};
 use super::{PortId, Verdict, sooner};
 use crate::platform::{CopyEnd, GrantCopy, Nanos, PAGE_SIZE, Platform};
@@ -117,8 +116,4 @@ pub(super) fn answer<P: Platform>(vif: &mut NetBack<P>, delivery: &Delivery, is_
     if is_good {
         vif.delivered(delivery.len, true);
     }
-}
-
-pub(super) fn queue_of(queues: usize, header: &[u8]) -> usize {
-    if queues > 1 { usize::try_from(flow(header)).unwrap_or(0) % queues } else { 0 }
 }

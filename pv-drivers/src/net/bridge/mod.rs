@@ -284,6 +284,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     fn arm(&mut self) -> bool {
         let mut found = false;
         for vif in self.vifs.values_mut().filter(|vif| vif.is_connected()) {
+            found |= vif.arm_control();
             let mut fault = None;
             if vif.allowance().is_err() {
                 continue;
@@ -302,7 +303,8 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     }
 
     fn round(&mut self, wake: &mut Option<Nanos>) -> usize {
-        let taken = self.take(wake) + self.receive();
+        let asked: usize = self.vifs.values_mut().map(NetBack::serve_control).sum();
+        let taken = asked + self.take(wake) + self.receive();
         let forwarded = self.forward(wake);
         taken + forwarded
     }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::super::packet::{SegmentPlan, segment};
 use super::super::uplink::{Uplink, UplinkBuffer};
 use super::super::{Mac, Offload};
-use super::guest::{deliver, queue_of, room};
+use super::guest::{deliver, room};
 use super::place::place;
 use super::plan::copy_range;
 use super::{
@@ -170,7 +170,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             return Verdict::Dropped;
         }
         let slots = u32::try_from(pages).unwrap_or(u32::MAX).saturating_add(extra);
-        let number = queue_of(vif.queues.len(), &packet.header);
+        let number = vif.steering.queue_of(vif.queues.len(), &packet.header);
         let verdict = room(vif, number, slots, now, wake);
         if verdict != Verdict::Planned {
             return verdict;

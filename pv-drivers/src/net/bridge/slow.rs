@@ -7,7 +7,7 @@ use super::super::Offload;
 use super::super::back::{FrontFeatures, Packet};
 use super::super::packet::{fill_blank, fill_checksum, layout, segment};
 use super::super::uplink::Uplink;
-use super::guest::{answer, deliver, queue_of, room};
+use super::guest::{answer, deliver, room};
 use super::place::{local_packet, place};
 use super::plan::copy_range;
 use super::{Bridge, Plan, Planned, PortId, Verdict};
@@ -63,7 +63,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         }
         let Some(vif) = self.vifs.get_mut(&port) else { return Verdict::Dropped };
         let slots = frames.iter().map(|frame| frame.len().div_ceil(PAGE_SIZE)).sum::<usize>();
-        let number = queue_of(vif.queues.len(), &packet.header);
+        let number = vif.steering.queue_of(vif.queues.len(), &packet.header);
         let verdict = room(vif, number, u32::try_from(slots).unwrap_or(u32::MAX), now, wake);
         if verdict != Verdict::Planned {
             return verdict;

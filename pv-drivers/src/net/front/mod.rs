@@ -8,6 +8,7 @@
 //! * A response counts only for a request that is in the ring, once.
 //! * What is not taken by [`NetFront::receive`] stays in the ring: the back end feels it and does not drop.
 
+mod control;
 mod queue;
 
 use alloc::collections::VecDeque;
@@ -23,6 +24,7 @@ use super::{ETHERNET_HEADER, Mac, Offload, PACKET_MAX};
 use crate::platform::{PAGE_SIZE, Platform};
 use crate::xenbus::{Frontend, XenbusState};
 use crate::xs::{Store, TransactionId, in_transaction, read_number, read_text, write_display};
+pub(super) use control::Control;
 use queue::Queue;
 
 /// What a front end asks for.
@@ -121,6 +123,8 @@ pub struct NetFront<P: Platform> {
     is_up: bool,
     features: Features,
     queues: Vec<Queue<P>>,
+    /// Says how packets are spread over the queues, if there are several.
+    control: Option<Control<P>>,
     received: VecDeque<Frame>,
     counters: NetCounters,
     failure: Option<String>,
@@ -139,6 +143,7 @@ impl<P: Platform> NetFront<P> {
             is_up: false,
             features: Features::default(),
             queues: Vec::new(),
+            control: None,
             received: VecDeque::new(),
             counters: NetCounters::default(),
             failure: None,
@@ -193,9 +198,21 @@ impl<P: Platform> NetFront<P> {
         self.is_up && self.state == NetState::Connected
     }
 
-    /// The event channels, one for each queue.
+    /// The event channels: one for each queue, and the control ring's.
     pub fn ports(&self) -> impl Iterator<Item = Port> {
-        self.queues.iter().map(|queue| queue.port)
+        self.queues.iter().map(|queue| queue.port).chain(self.control.iter().map(Control::port))
+    }
+
+    /// Whether the back end hashes packets, as it was asked to, to choose the queue.
+    #[must_use]
+    pub fn is_hashing(&self) -> bool {
+        self.control.as_ref().is_some_and(Control::is_hashing)
+    }
+
+    /// Lets go of everything that was granted.
+    fn let_go(&mut self) {
+        self.queues.clear();
+        self.control = None;
     }
 
     /// Whether checksums may be left out of packets that are sent, over IPv4 and IPv6.
@@ -221,8 +238,9 @@ impl<P: Platform> NetFront<P> {
     pub fn summary(&self) -> String {
         let yes = |is_there, name: &'static str| if is_there { name } else { "" };
         format!(
-            "{} queues{}{}{}",
+            "{} queues{}{}{}{}",
             self.queues.len(),
+            yes(self.is_hashing(), ", hashing"),
             yes(self.features.has_sg, ", scatter/gather"),
             yes(self.can_leave_checksums(), ", checksums"),
             yes(self.can_send_large().0, ", large packets"),
@@ -290,6 +308,9 @@ impl<P: Platform> NetFront<P> {
                 let room = self.options.backlog.saturating_sub(self.received.len());
                 result = result.and(queue.poll(room, &mut self.received, &mut self.counters));
             }
+            if let Some(control) = &mut self.control {
+                result = result.and(control.poll());
+            }
             if let Err(reason) = result {
                 self.give_up(reason);
             }
@@ -336,13 +357,13 @@ impl<P: Platform> NetFront<P> {
             NetState::Connected => match back {
                 XenbusState::Connected => self.is_up = self.carrier(store),
                 XenbusState::Closing => {
-                    self.queues.clear();
+                    self.let_go();
                     self.state = NetState::Closed;
                     self.say(store, XenbusState::Closed);
                 }
                 _ => {
                     // The back end has gone without a word: packets are lost, as they are on a wire.
-                    self.queues.clear();
+                    self.let_go();
                     self.state = NetState::Connecting;
                     self.say(store, XenbusState::Closed);
                     self.say(store, XenbusState::Initialising);
@@ -351,14 +372,14 @@ impl<P: Platform> NetFront<P> {
             },
             NetState::Closing => {
                 if is_gone || back == XenbusState::Closing {
-                    self.queues.clear();
+                    self.let_go();
                     self.state = NetState::Closed;
                     self.say(store, XenbusState::Closed);
                 }
             }
             NetState::Failed => {
                 if !self.queues.is_empty() {
-                    self.queues.clear();
+                    self.let_go();
                     let reason = self.failure.clone().unwrap_or_default();
                     self.ends.report(store, &reason);
                     self.say(store, XenbusState::Closing);
@@ -380,7 +401,7 @@ impl<P: Platform> NetFront<P> {
             match self.publish(store) {
                 Ok(()) => self.say(store, XenbusState::Connected),
                 Err(reason) => {
-                    self.queues.clear();
+                    self.let_go();
                     self.ends.report(store, &reason);
                     self.failure = Some(reason);
                     self.state = NetState::Failed;
@@ -394,6 +415,9 @@ impl<P: Platform> NetFront<P> {
             self.state = NetState::Connected;
             // Receive buffers were put into the rings before the back end was there.
             self.kick();
+            if let Some(Err(reason)) = self.control.as_mut().map(Control::poll) {
+                self.give_up(reason);
+            }
         }
     }
 
@@ -428,6 +452,10 @@ impl<P: Platform> NetFront<P> {
                 .map_err(|error| format!("no memory for the rings: {error}"))?;
             self.queues.push(queue);
         }
+        if count > 1 && ends.peer_flag(store, key::FEATURE_CTRL_RING) {
+            let control = Control::new(&self.platform, ends.peer(), count);
+            self.control = Some(control.map_err(|error| format!("no memory for the control ring: {error}"))?);
+        }
         in_transaction(store, |store, transaction| self.write_keys(store, transaction))
             .map_err(|error| format!("nothing can be published: {error}"))
     }
@@ -457,6 +485,10 @@ impl<P: Platform> NetFront<P> {
                 self.queues.len(),
             )?;
         }
+        if let Some(control) = &self.control {
+            write_display(store, transaction, &self.ends.key(key::CTRL_RING_REF), control.grant().raw())?;
+            write_display(store, transaction, &self.ends.key(key::EVENT_CHANNEL_CTRL), control.port().raw())?;
+        }
         let large = u8::from(self.options.receive_large);
         for (name, value) in [
             (key::REQUEST_RX_COPY, 1),
@@ -480,7 +512,7 @@ impl<P: Platform> NetFront<P> {
                 self.say(store, XenbusState::Closing);
             }
             NetState::Connecting => {
-                self.queues.clear();
+                self.let_go();
                 self.state = NetState::Closed;
                 self.say(store, XenbusState::Closed);
             }

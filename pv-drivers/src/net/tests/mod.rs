@@ -1,6 +1,7 @@
 //! Front ends, back ends and the bridge, over the mock machine.
 
 mod bridge;
+mod control;
 mod e1000;
 mod hostile;
 mod linux;

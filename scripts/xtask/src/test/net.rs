@@ -3,7 +3,7 @@
 use super::live::{self, Lane, Machine, SVM, VMX};
 use super::{Case, Context, Verdict};
 use crate::bundle::{self, DomainSet};
-use crate::emulator::{Forward, Network};
+use crate::emulator::{Card, Forward, Network};
 use crate::{run, workspace};
 use anyhow::{Context as _, Result, ensure};
 use std::io::{Read, Write};
@@ -21,6 +21,9 @@ pub fn cases() -> Vec<Case> {
         Case::new(format!("net/serve/{}", SVM.at(2)), |context| serve(context, SVM.at(2))),
         Case::new(format!("net/fetch/{}", SVM.at(2)), |context| fetch(context, SVM.at(2))),
     ];
+    for lane in [SVM, VMX] {
+        cases.push(Case::new(format!("net/e1000/{lane}"), move |context| e1000(context, lane)));
+    }
     for lane in [SVM.at(2), VMX.at(2)] {
         cases.push(Case::new(format!("net/bridge/{lane}"), move |context| bridge(context, lane)));
     }
@@ -83,10 +86,13 @@ fn serve(context: &Context, lane: Lane) -> Result<Verdict> {
     Ok(live::judge(&report, &[&hash]))
 }
 
-/// The host serves a file; a guest fetches it and tells its hash.
-fn fetch(context: &Context, lane: Lane) -> Result<Verdict> {
-    let body: Vec<u8> = (0..BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let hash = workspace::sha256(&body);
+/// Some bytes that are no pattern of a disk's or a page's length.
+fn noise(bytes: usize) -> Vec<u8> {
+    (0..bytes as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+/// Answers one request by HTTP with these bytes, at the port that this returns.
+fn serve_once(body: Vec<u8>) -> Result<u16> {
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = server.local_addr()?.port();
     std::thread::spawn(move || -> Result<()> {
@@ -97,6 +103,14 @@ fn fetch(context: &Context, lane: Lane) -> Result<Verdict> {
         stream.write_all(&body)?;
         Ok(())
     });
+    Ok(port)
+}
+
+/// The host serves a file; a guest fetches it and tells its hash.
+fn fetch(context: &Context, lane: Lane) -> Result<Verdict> {
+    let body = noise(BYTES);
+    let hash = workspace::sha256(&body);
+    let port = serve_once(body)?;
     let mut set = live::set("default.toml")?;
     let guest = set.guest()?;
     guest.disk = Vec::new();
@@ -105,6 +119,34 @@ fn fetch(context: &Context, lane: Lane) -> Result<Verdict> {
     let network = Network::default();
     let report = Machine::new(context, "net/fetch", lane).network(network).limit(600).boot(&set)?;
     Ok(live::judge(&report, &[&hash]))
+}
+
+/// Over the card that both emulators have: a guest gets an address, pings the router, fetches a file from the host, and
+/// serves it to the host.
+fn e1000(context: &Context, lane: Lane) -> Result<Verdict> {
+    let body = noise(BYTES / 16);
+    let hash = workspace::sha256(&body);
+    let (from, back) = (serve_once(body.clone())?, free_port()?);
+    let mut set = live::set("default.toml")?;
+    let guest = set.guest()?;
+    guest.disk = vec!["memory:4M".into()];
+    guest.vif = vec!["bridge".into()];
+    run::add_commands(
+        &mut set,
+        &format!(
+            "mkfs xvda && mount xvda && ip wait && ping 10.0.2.2 count=3 && wget http://10.0.2.2:{from}/file /file && httpd requests=1"
+        ),
+    )?;
+    let network = Network { forward: vec![Forward { host: back, guest: 80 }], card: Card::E1000 };
+    let host = std::thread::spawn(move || get(back, "/file"));
+    let report = Machine::new(context, "net/e1000", lane).network(network).limit(600).boot(&set)?;
+    let verdict =
+        live::judge(&report, &["uplink: e1000", "from a DHCP server", "3 of 3 answered", &hash, "httpd: "]);
+    if matches!(verdict, Verdict::Passed(_)) {
+        let came = host.join().map_err(|_| anyhow::anyhow!("the fetching thread panicked"))??;
+        ensure!(came == body, "{} bytes came that are not those {}", came.len(), body.len());
+    }
+    Ok(verdict)
 }
 
 /// Two guests and the driver domain on the bridge: one guest pings the other and the driver domain, and sends each of
@@ -120,15 +162,23 @@ fn bridge(context: &Context, lane: Lane) -> Result<Verdict> {
     let bytes = if lane == SVM.at(2) { "16M" } else { "4M" };
     live::command(&mut set, "one", "ip 10.0.0.1/24; iperf server count=2")?;
     let commands = format!(
-        "ip 10.0.0.2/24; iperf 10.0.0.1 bytes={bytes} wait=120 && ping 10.0.0.1 count=3 && iperf 10.0.0.1 bytes={bytes} reverse && ping 10.0.0.254 count=2 && iperf 10.0.0.254 bytes={bytes} && iperf 10.0.0.254 bytes={bytes} reverse && echo all done"
+        "ip 10.0.0.2/24; iperf 10.0.0.1 bytes={bytes} wait=120 && ping 10.0.0.1 count=3 && iperf 10.0.0.1 bytes={bytes} reverse && ping 10.0.0.254 count=2 && iperf 10.0.0.254 bytes={bytes} && iperf 10.0.0.254 bytes={bytes} reverse && ip && echo all done"
     );
     bundle::append(&mut set.control()?.cmdline, "ip=10.0.0.254/24 serve=iperf");
     live::command(&mut set, "two", &commands)?;
+    bundle::append(&mut set.domains.get_mut("two").context("no domain two")?.cmdline, "net-queues=4");
     live::until_guests(&mut set)?;
     let report = Machine::new(context, "net/bridge", lane).limit(900).boot(&set)?;
     Ok(live::judge(
         &report,
-        &["3 of 3 answered", "2 of 2 answered", "[one] received", "[one] sent", "[two] all done"],
+        &[
+            "3 of 3 answered",
+            "2 of 2 answered",
+            "[one] received",
+            "[one] sent",
+            "4 queues, hashing",
+            "[two] all done",
+        ],
     ))
 }
 
