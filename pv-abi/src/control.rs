@@ -3,7 +3,7 @@
 //! Only domains with the role `control` may use it; every other caller gets `EPERM`. The interface is versioned as a
 //! whole: [`VERSION`] changes when a structure or the meaning of a call does.
 
-use crate::ids::{DomainId, Port};
+use crate::ids::{DomainId, Gfn, Port};
 use bitflags::bitflags;
 use static_assertions::const_assert_eq;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -39,12 +39,63 @@ pub mod op {
     pub const TRACE: u64 = 11;
     /// Maps a page of counters.
     pub const COUNTERS: u64 = 12;
+    /// Emulates a domain's ports.
+    pub const EMULATE: u64 = 13;
+    /// Says that an access is emulated.
+    pub const EMULATED: u64 = 14;
 }
 
 /// Action of `power`: off.
 pub const POWER_OFF: u32 = 0;
 /// Action of `power`: restart.
 pub const POWER_REBOOT: u32 = 1;
+
+/// I/O ports, both ends included. No ports, if the first is above the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PortRange {
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// No port.
+    pub const NONE: Self = Self { first: 1, last: 0 };
+
+    /// Whether a port is one of them.
+    pub const fn contains(&self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+/// Argument of `emulate`: which ports of a domain the caller emulates, and how it is told.
+///
+/// A vCPU of the domain that touches one of the ports stops, its access is put into its record of the page (see
+/// [`crate::ioreq`]), and the port is raised. When the caller has answered in the record it says so by `emulated`, and
+/// the vCPU goes on. An access that nobody answers any more reads ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Emulate {
+    /// The domain, which is not the caller.
+    pub domid: DomainId,
+    /// Unused.
+    pub pad: u16,
+    /// A port of the caller's, bound by `bind_ipi`; 0 ends the emulation.
+    pub port: Port,
+    /// A page of the caller's, for the records. It stays in use until the emulation ends.
+    pub page: Gfn,
+    /// The ports: accesses that begin in a range.
+    pub ranges: [PortRange; 2],
+}
+const_assert_eq!(size_of::<Emulate>(), 24);
 
 /// Longest name of a domain.
 pub const NAME_MAX: usize = 31;

@@ -29,6 +29,7 @@ pub mod hvm;
 pub mod ia32;
 pub mod ids;
 pub mod io;
+pub mod ioreq;
 pub mod manifest;
 pub mod memory;
 pub mod physdev;

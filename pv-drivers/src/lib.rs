@@ -28,6 +28,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod ata;
 pub mod blk;
 pub mod console;
 #[cfg(test)]

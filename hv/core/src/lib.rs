@@ -21,6 +21,7 @@ pub mod event;
 pub mod exit;
 pub mod grant;
 pub mod hw;
+pub mod ioreq;
 pub mod mem;
 pub mod pci;
 pub mod run;

@@ -131,7 +131,9 @@ impl Call {
             Multicall => (OnXen::Yes, InLinux::NotPvh),
             ControlVersion | ControlCreate | ControlBuild | ControlPause | ControlUnpause
             | ControlDestroy | ControlInfo | ControlVcpuInfo | ControlStatistics | ControlPower
-            | ControlSchedule | ControlTrace | ControlCounters => (OnXen::No, InLinux::No),
+            | ControlSchedule | ControlTrace | ControlCounters | ControlEmulate | ControlEmulated => {
+                (OnXen::No, InLinux::No)
+            }
         }
     }
 }

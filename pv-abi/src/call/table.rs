@@ -353,6 +353,12 @@ macro_rules! for_each_hypercall {
             /// Maps the page of counters with this number into the caller's memory, read-only; see `pv_abi::counters`.
             ControlCounters, control_counters, $crate::call::number::CONTROL, $crate::control::op::COUNTERS, Control,
             (number: Word<u32>, place: Word<$crate::Gfn>), [ENOENT, EINVAL, EBUSY, ENOMEM];
+            /// Emulates I/O ports of another domain, or ends that.
+            ControlEmulate, control_emulate, $crate::call::number::CONTROL, $crate::control::op::EMULATE, Control,
+            (emulate: In<$crate::control::Emulate>), [EINVAL, ESRCH, EBUSY];
+            /// Lets a vCPU look at the answer to its access.
+            ControlEmulated, control_emulated, $crate::call::number::CONTROL, $crate::control::op::EMULATED, Control,
+            (domain: Word<$crate::DomainId>, vcpu: Word<$crate::VcpuId>), [ESRCH, ENOENT];
         }
     };
 }

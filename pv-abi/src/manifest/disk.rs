@@ -1,4 +1,5 @@
-//! The value of `disk`: `SOURCE[:START+LENGTH][,ro]` with SOURCE `machine` (every disk of the machine), `machine0` or `memory:16M`.
+//! The value of `disk`: `SOURCE[:START+LENGTH][,ro]` with SOURCE `machine` (every disk of the machine), `machine0` or `memory:16M`;
+//! a disk of memory may also be `,emulated`.
 
 use super::parse_size;
 
@@ -22,6 +23,8 @@ pub struct Disk {
     pub range: Option<(u64, u64)>,
     /// Whether the guest can only read it.
     pub read_only: bool,
+    /// Whether the guest has it as an emulated ATA disk, to measure paravirtual ones against.
+    pub emulated: bool,
 }
 
 /// Bytes in a sector, of which ranges and sizes are multiples.
@@ -32,10 +35,13 @@ impl Disk {
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(',').map(str::trim);
         let (source, range) = source(words.next()?)?;
-        let mut disk = Self { source, range, read_only: false };
+        let mut disk = Self { source, range, read_only: false, emulated: false };
         for word in words {
             match word {
                 "ro" if !disk.read_only => disk.read_only = true,
+                "emulated" if !disk.emulated && matches!(source, DiskSource::Memory(_)) => {
+                    disk.emulated = true
+                }
                 _ => return None,
             }
         }

@@ -28,6 +28,7 @@ cpus = 0,2-3
 disk = machine
 disk = machine1:1M+64M,ro
 disk = memory:16M
+disk = memory:1M,emulated
 vif = bridge,mac=02:00:00:00:00:01,rate=10M,mtu=9000,antispoof
 vif = bridge
 ";
@@ -55,9 +56,15 @@ fn a_whole_manifest_is_read() {
     assert_eq!(
         disks,
         [
-            Disk { source: DiskSource::Machine, range: None, read_only: false },
-            Disk { source: DiskSource::MachineDisk(1), range: Some((1 << 20, 64 << 20)), read_only: true },
-            Disk { source: DiskSource::Memory(16 << 20), range: None, read_only: false },
+            Disk { source: DiskSource::Machine, range: None, read_only: false, emulated: false },
+            Disk {
+                source: DiskSource::MachineDisk(1),
+                range: Some((1 << 20, 64 << 20)),
+                read_only: true,
+                emulated: false
+            },
+            Disk { source: DiskSource::Memory(16 << 20), range: None, read_only: false, emulated: false },
+            Disk { source: DiskSource::Memory(1 << 20), range: None, read_only: false, emulated: true },
         ]
     );
     let vifs: Vec<_> = guest.vifs().collect();

@@ -41,6 +41,7 @@ pub fn structures() -> Vec<Struct> {
         sched::Poll = "struct sched_poll" { ports, nr_ports, timeout }
         sched::RemoteShutdown = "struct sched_remote_shutdown" { domain_id, reason }
         hvm::Param = "struct xen_hvm_param" { domid, pad, index, value }
+        ioreq::Ioreq = "struct ioreq" { addr, data, count, size, vp_eport }
         hvm::GetTime = "struct xen_hvm_get_time" { now }
         hvm::EvtchnUpcallVector = "struct xen_hvm_evtchn_upcall_vector" { vcpu, vector }
         vcpu::RunstateInfo = "struct vcpu_runstate_info" { state, state_entry_time, time }
@@ -208,6 +209,16 @@ pub fn constants() -> Vec<Const> {
         sched::reason::WATCHDOG = "SHUTDOWN_watchdog"
         sched::reason::SOFT_RESET = "SHUTDOWN_soft_reset"
         sched::reason::MAX = "SHUTDOWN_MAX"
+        ioreq::state::NONE = "STATE_IOREQ_NONE"
+        ioreq::state::READY = "STATE_IOREQ_READY"
+        ioreq::state::BEGUN = "STATE_IOREQ_INPROCESS"
+        ioreq::state::ANSWERED = "STATE_IORESP_READY"
+        ioreq::STATE_SHIFT = "__builtin_ctz(((union { struct ioreq r; uint32_t w[8]; }){ .r = { .state = 1 } }).w[7])"
+        ioreq::STATE_MASK = "((union { struct ioreq r; uint32_t w[8]; }){ .r = { .state = 15 } }).w[7]"
+        ioreq::READ = "((union { struct ioreq r; uint32_t w[8]; }){ .r = { .dir = IOREQ_READ } }).w[7]"
+        ioreq::TYPE_SHIFT = "__builtin_ctz(((union { struct ioreq r; uint32_t w[8]; }){ .r = { .type = 1 } }).w[7])"
+        ioreq::TYPE_PIO = "IOREQ_TYPE_PIO"
+        ioreq::Ioreq::CONTROL = "offsetof(struct ioreq, _pad0) / 4 * 4"
         hvm::op::SET_PARAM = "HVMOP_set_param"
         hvm::op::GET_PARAM = "HVMOP_get_param"
         hvm::op::FLUSH_TLBS = "HVMOP_flush_tlbs"

@@ -34,6 +34,7 @@ const HEADERS: &[&str] = &[
     "elfnote.h",
     "errno.h",
     "hvm/hvm_op.h",
+    "hvm/ioreq.h",
     "hvm/hvm_vcpu.h",
     "hvm/params.h",
     "arch-x86/xen.h",

@@ -7,6 +7,7 @@
 pub mod front;
 pub mod memory;
 pub mod partition;
+pub mod trapped;
 
 use alloc::string::String;
 use alloc::sync::Arc;

@@ -7,6 +7,9 @@ use crate::{block, cmdline, fs, println, shell, task};
 /// Runs the guest.
 pub async fn run() -> i32 {
     block::front::connect_all().await;
+    if cmdline::flag("ata") {
+        block::trapped::find();
+    }
     crate::net::front::connect().await;
     mount_first().await;
     if cmdline::value("serve") == Some("iperf") {

@@ -6,9 +6,11 @@ use super::{Reply, Stop};
 use crate::domain::{Progress, control};
 use crate::hw::Platform;
 use pv_abi::Errno;
-use pv_abi::control::{Created, DomainInfo, NAME_MAX, Schedule, Statistics, TraceRecord, VERSION, VcpuState};
+use pv_abi::control::{
+    Created, DomainInfo, Emulate, NAME_MAX, Schedule, Statistics, TraceRecord, VERSION, VcpuState,
+};
 use pv_abi::errno::Result;
-use pv_abi::ids::{DomainId, Gfn, VcpuId};
+use pv_abi::ids::{DomainId, Gfn, Port, VcpuId};
 
 pub(super) fn control_version<P: Platform>(_cx: &mut Cx<'_, P>) -> Reply {
     Ok(VERSION.into())
@@ -99,6 +101,24 @@ pub(super) fn control_power<P: Platform>(cx: &mut Cx<'_, P>, action: u32, status
 
 pub(super) fn control_schedule<P: Platform>(cx: &mut Cx<'_, P>, schedule: &Schedule) -> Reply {
     control::schedule(cx.system, schedule)?;
+    Ok(0)
+}
+
+pub(super) fn control_emulate<P: Platform>(cx: &mut Cx<'_, P>, emulate: &Emulate) -> Reply {
+    if emulate.port == Port::new(0) {
+        control::end_own_emulation(cx.system, cx.domain, emulate.domid)?;
+        return Ok(0);
+    }
+    let page = cx.pin(emulate.page)?;
+    if let Err((errno, page)) = control::begin_emulation(cx.system, cx.domain, emulate, page) {
+        cx.unpin(cx.domain, page);
+        return Err(errno.into());
+    }
+    Ok(0)
+}
+
+pub(super) fn control_emulated<P: Platform>(cx: &mut Cx<'_, P>, domain: DomainId, vcpu: VcpuId) -> Reply {
+    control::emulated(cx.system, cx.domain, domain, vcpu)?;
     Ok(0)
 }
 

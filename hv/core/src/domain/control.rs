@@ -3,14 +3,16 @@
 use super::{Domain, Format, Phase, Progress, destroy};
 use crate::build;
 use crate::hw::{CpuId, Platform, PowerAction, Reg, VcpuHw};
-use crate::mem::op;
+use crate::ioreq::Server;
+use crate::mem::{PageRef, op};
 use crate::sched::{CpuMask, Scheduled};
 use crate::system::System;
 use crate::time::runstate_info;
+use crate::vcpu::{Reason, Vcpu, notify};
 use alloc::sync::Arc;
 use pv_abi::control::{
-    Created, DomainInfo, ExitCause, NO_REASON, POWER_OFF, POWER_REBOOT, Schedule, Statistics, TraceRecord,
-    VcpuState, state,
+    Created, DomainInfo, Emulate, ExitCause, NO_REASON, POWER_OFF, POWER_REBOOT, Schedule, Statistics,
+    TraceRecord, VcpuState, state,
 };
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::{DomainId, Gfn, VcpuId};
@@ -66,6 +68,56 @@ pub fn unpause<P: Platform>(system: &System<P>, caller: &Domain<P>, id: DomainId
 /// Goes on destroying a domain: called until it is done.
 pub fn destroy_step<P: Platform>(system: &System<P>, caller: &Domain<P>, id: DomainId) -> Result<Progress> {
     destroy(system, &other(system, caller, id)?)
+}
+
+/// Begins to emulate ports of a domain, by a page that the caller pinned, or refuses and gives it back.
+pub fn begin_emulation<P: Platform>(
+    system: &System<P>,
+    caller: &Domain<P>,
+    arg: &Emulate,
+    page: PageRef,
+) -> core::result::Result<(), (Errno, PageRef)> {
+    let domain = match other(system, caller, arg.domid) {
+        Ok(domain) => domain,
+        Err(errno) => return Err((errno, page)),
+    };
+    let account = caller.memory.read().account().clone();
+    let server = Server { owner: caller.id, port: arg.port, page, account, ranges: arg.ranges };
+    domain.emulation.begin(server).map_err(|(errno, server)| (errno, server.page))
+}
+
+/// Ends it, if it is `owner`'s; accesses that wait read ones.
+pub fn end_emulation<P: Platform>(system: &System<P>, owner: DomainId, domain: &Domain<P>) {
+    if let Some(server) = domain.emulation.end(owner) {
+        server.dismiss(system.ram());
+        domain.vcpus.iter().for_each(|vcpu| look(system, vcpu));
+    }
+}
+
+/// Ends what the caller emulates of a domain.
+pub fn end_own_emulation<P: Platform>(system: &System<P>, caller: &Domain<P>, id: DomainId) -> Result<()> {
+    let domain = other(system, caller, id)?;
+    domain.emulation.check(caller.id)?;
+    end_emulation(system, caller.id, &domain);
+    Ok(())
+}
+
+/// Lets a vCPU see whether its access is done, for its emulator.
+pub fn emulated<P: Platform>(
+    system: &System<P>,
+    caller: &Domain<P>,
+    id: DomainId,
+    vcpu: VcpuId,
+) -> Result<()> {
+    let domain = find(system, id)?;
+    domain.emulation.check(caller.id)?;
+    look(system, domain.vcpu(vcpu).ok_or(Errno::ENOENT)?);
+    Ok(())
+}
+
+/// Makes a vCPU look at what it waits for.
+fn look<P: Platform>(system: &System<P>, vcpu: &Arc<Vcpu<P>>) {
+    notify(&system.platform, &system.scheduler, vcpu, Reason::RESCHEDULE);
 }
 
 /// Describes the domain with the lowest number from `first` on.

@@ -5,7 +5,7 @@
 //! the pages that the hypervisor shared with it go when the last CPU has let go of it ([`System::reap`]). Frames that
 //! others still map stay in quarantine until they unmap them.
 
-use super::Domain;
+use super::{Domain, control};
 use crate::grant::end_mappings;
 use crate::hw::Platform;
 use crate::pci;
@@ -103,6 +103,10 @@ fn retire_vcpus<P: Platform>(system: &System<P>, domain: &Domain<P>) -> bool {
 /// What others can reach the domain by, and it them.
 fn disconnect<P: Platform>(system: &System<P>, domain: &Domain<P>) {
     pci::release(system, domain);
+    if let Some(server) = domain.emulation.close() {
+        server.dismiss(system.ram());
+    }
+    system.domains.all().iter().for_each(|other| control::end_emulation(system, domain.id, other));
     let account = domain.memory.read().account().clone();
     // The interrupts are released already.
     let (_pirqs, pages) = domain.events.retire(system.memory(), system);

@@ -5,6 +5,7 @@ use crate::event::{EventTable, MAX_PORTS};
 use crate::exit::{CpuidPolicy, Topology};
 use crate::grant::{GrantLimits, GrantTable};
 use crate::hw::{Backend, Pages, Platform, VcpuConfig};
+use crate::ioreq::Emulation;
 use crate::mem::{DomainMemory, PhysmapConfig};
 use crate::pci::{DomainPci, Function};
 use crate::sched::{CpuMask, Group};
@@ -85,6 +86,7 @@ impl<P: Platform> Domain<P> {
             ),
             group: Arc::new(Group::new(limits.weight, limits.cap)),
             layout: Once::new(),
+            emulation: Emulation::default(),
             pci: DomainPci::new(functions),
             console: Mutex::new(GuestConsole::default()),
             destruction: Mutex::default(),

@@ -23,6 +23,7 @@ use crate::event::EventTable;
 use crate::exit::CpuidPolicy;
 use crate::grant::{GrantTable, Party};
 use crate::hw::{Backend, Platform};
+use crate::ioreq::Emulation;
 use crate::mem::{DomainMemory, SharedPage};
 use crate::pci::DomainPci;
 use crate::sched::Group;
@@ -70,6 +71,8 @@ pub struct Domain<P: Platform> {
     pub group: Arc<Group>,
     /// Where it has its memory.
     pub layout: Once<Layout>,
+    /// Who emulates ports for it.
+    pub emulation: Emulation,
     /// What it has of PCI.
     pub pci: DomainPci,
     /// What it writes to the machine's console.

@@ -36,6 +36,15 @@ impl EventTable {
         }
     }
 
+    /// Raises a port of the domain's own virtual CPUs for the hypervisor; any other port is left alone.
+    pub fn raise_ipi<M: PhysMemory>(&self, memory: &M, port: Port) -> Wake {
+        let mut inner = self.inner.lock();
+        match inner.channel(port).map(|channel| channel.state) {
+            Some(ChannelState::Ipi) => inner.raise(memory, port),
+            _ => Wake::NOBODY,
+        }
+    }
+
     /// Raises a virtual interrupt line of `vcpu`; lines that exist once in a domain belong to virtual CPU 0.
     pub fn raise_virq<M: PhysMemory>(&self, memory: &M, vcpu: VcpuId, virq: Virq) -> Wake {
         let mut inner = self.inner.lock();

@@ -24,6 +24,7 @@ pub use deliver::{deliver, is_deliverable, on_halt, on_window};
 pub use dump::dump;
 pub use ipi::send_ipi;
 pub use msr::{on_msr_read, on_msr_write};
+pub use port::finish_port;
 
 use crate::apic::{Effect, Ipi, Moment};
 use crate::domain::ShutdownReason;
@@ -43,6 +44,8 @@ pub enum Resume {
     Continue,
     /// It sleeps until something is to be put into it.
     Block,
+    /// It waits until another domain has done this access, and is told so by [`finish_port`].
+    Emulated(PortAccess),
     /// It lets others run first.
     Yield,
     /// It stops: only another virtual CPU can start it again.
@@ -133,6 +136,8 @@ pub trait Around<P: Platform> {
     fn latch_width(&self, width: Width);
     /// Whether the nested tables allow an access now: another CPU may have changed them since the exit.
     fn allows(&self, gpa: GuestPhys, access: Access) -> bool;
+    /// Hands an access to a port to the domain that emulates it, if there is one; whether it did.
+    fn forward(&self, access: PortAccess) -> bool;
     /// Serves an access to a port that its domain has a part in, such as the PCI configuration ports of driver domains:
     /// the value read. `None` if it has not.
     fn port(&self, access: PortAccess) -> Option<u32>;

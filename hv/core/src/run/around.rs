@@ -95,6 +95,17 @@ impl<P: Platform> Around<P> for Surroundings<'_, P> {
         })
     }
 
+    fn forward(&self, access: PortAccess) -> bool {
+        let memory = self.system.memory();
+        let Some((owner, port)) = self.domain.emulation.publish(memory, self.vcpu.id, access) else {
+            return false;
+        };
+        if let Some(owner) = self.system.domains.get(owner) {
+            self.system.wake(&owner, owner.events.raise_ipi(memory, port));
+        }
+        true
+    }
+
     fn port(&self, access: PortAccess) -> Option<u32> {
         let PortAccess { port, bytes, value } = access;
         let io = IoExit { port, bytes, write: value.is_some(), string: false };

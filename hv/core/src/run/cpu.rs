@@ -9,12 +9,13 @@ use super::host;
 use crate::apic::Message;
 use crate::call::{self, After, Cx};
 use crate::domain::ShutdownReason;
-use crate::exit::{self, GuestFault, Resume};
+use crate::exit::{self, GuestFault, PortAccess, Resume};
 use crate::hw::{CpuId, Exit, HostEvent, Platform, TscTicks, VcpuHw};
+use crate::ioreq::Answer;
 use crate::sched::{Decision, Next};
 use crate::system::System;
 use crate::time::{Slot, publish_runstate};
-use crate::vcpu::{Context, Hw, Reason, Vcpu};
+use crate::vcpu::{Context, Hw, Reason, Unfinished, Vcpu};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -192,12 +193,12 @@ impl<'a, P: Platform> Cpu<'a, P> {
     fn run_loaded(&mut self, context: &mut Context<Hw<P>>, around: &Surroundings<'_, P>) {
         let Surroundings { system, domain, vcpu } = *around;
         let generation = domain.memory.read().generation().clone();
-        if context.preempted.is_some() {
+        if context.unfinished.is_some() {
             vcpu.attention.raise(Reason::RESCHEDULE);
         }
         loop {
             if vcpu.attention.is_wanted() {
-                if Reason::DELIVER.contains(vcpu.attention.peek()) && context.preempted.is_none() {
+                if Reason::DELIVER.contains(vcpu.attention.peek()) && context.unfinished.is_none() {
                     exit::deliver(context, around);
                 } else if let Then::Leave = self.attend(context, around) {
                     return;
@@ -296,7 +297,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
                 self.reschedule(around.vcpu)
             }
             After::Preempted(cursor) => {
-                context.preempted = Some(cursor);
+                context.unfinished = Some(Unfinished::Call(cursor));
                 // It goes on at the next look at the attention word.
                 around.vcpu.attention.raise(Reason::RESCHEDULE);
                 self.look_around(around.vcpu);
@@ -342,6 +343,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
                     return Then::Enter;
                 }
             }
+            Resume::Emulated(access) => return self.emulated(context, around, access),
             Resume::Yield => vcpu.entity.yields(),
             Resume::Down => {
                 let _here = system.scheduler.set_up(vcpu, false, system.platform.tsc());
@@ -356,6 +358,32 @@ impl<'a, P: Platform> Cpu<'a, P> {
             Resume::Crash(fault) => self.crash(&fault, context, around),
         }
         self.reschedule(vcpu)
+    }
+
+    /// Ends an access that another domain emulates, or waits for its end.
+    fn emulated(
+        &mut self,
+        context: &mut Context<Hw<P>>,
+        around: &Surroundings<'_, P>,
+        access: PortAccess,
+    ) -> Then {
+        let Surroundings { system, domain, vcpu } = *around;
+        // Marked first, looked at second: who answers in between sees the mark, or this sees the answer.
+        vcpu.entity.block();
+        let answer = match domain.emulation.answer(system.memory(), vcpu.id) {
+            Answer::Done(value) => value,
+            Answer::Nobody => u32::MAX,
+            Answer::Waits => {
+                context.unfinished = Some(Unfinished::Port(access));
+                let then = self.reschedule(vcpu);
+                // It looks again before it enters the guest.
+                vcpu.attention.raise(Reason::RESCHEDULE);
+                return then;
+            }
+        };
+        vcpu.entity.unblock();
+        exit::finish_port(&mut context.hw, access, answer);
+        Then::Enter
     }
 
     /// Ends the domain of a virtual CPU that broke the contract, and says why.
@@ -395,8 +423,14 @@ impl<'a, P: Platform> Cpu<'a, P> {
             {
                 return Then::Leave;
             }
-            if let Some(cursor) = context.preempted.take() {
-                if let Then::Leave = self.hypercall(context, around, |cx| call::resume(cx, cursor)) {
+            if let Some(unfinished) = context.unfinished.take() {
+                let then = match unfinished {
+                    Unfinished::Call(cursor) => {
+                        self.hypercall(context, around, |cx| call::resume(cx, cursor))
+                    }
+                    Unfinished::Port(access) => self.emulated(context, around, access),
+                };
+                if let Then::Leave = then {
                     return Then::Leave;
                 }
                 continue;

@@ -12,6 +12,8 @@ use pv_abi::{Call, Errno};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+mod emulation;
+
 type TestSystem = System<TestMachine>;
 type TestDomain = Arc<Domain<TestMachine>>;
 

@@ -1,6 +1,7 @@
 //! What only the CPU that runs a virtual CPU touches.
 
 use crate::apic::{Address, LocalApic};
+use crate::exit::PortAccess;
 use crate::hw::{Reg, VcpuHw};
 use crate::mem::{Paging, Trails};
 use alloc::sync::Arc;
@@ -29,6 +30,15 @@ impl Default for Mtrrs {
     }
 }
 
+/// What a virtual CPU has begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfinished {
+    /// A hypercall, which goes on from this cursor.
+    Call(u64),
+    /// An access that another domain emulates.
+    Port(PortAccess),
+}
+
 /// Registers and interrupt controller of a virtual CPU.
 #[derive(Debug)]
 pub struct Context<H> {
@@ -46,8 +56,8 @@ pub struct Context<H> {
     pub upcall_due: bool,
     /// A non-maskable interrupt is to be put in when the guest can take it.
     pub nmi_due: bool,
-    /// A hypercall was left before its end, and goes on from this cursor before the guest is entered.
-    pub preempted: Option<u64>,
+    /// What was begun and is to be finished before the guest is entered.
+    pub unfinished: Option<Unfinished>,
     /// It was reset by INIT and waits for a start-up message.
     pub waits_for_start: bool,
 }
@@ -65,7 +75,7 @@ impl<H: VcpuHw> Context<H> {
             flushed: 0,
             upcall_due: false,
             nmi_due: false,
-            preempted: None,
+            unfinished: None,
             waits_for_start: false,
         }
     }
@@ -87,7 +97,7 @@ impl<H: VcpuHw> Context<H> {
         self.hw.offer(0, 0);
         self.upcall_due = false;
         self.nmi_due = false;
-        self.preempted = None;
+        self.unfinished = None;
         self.waits_for_start = false;
     }
 }

@@ -11,7 +11,7 @@ mod context;
 mod start;
 
 pub use attention::{Attention, Reason};
-pub use context::{Context, Mtrrs};
+pub use context::{Context, Mtrrs, Unfinished};
 pub use start::{StartState, legal_cr0, legal_cr4, legal_efer};
 
 use crate::apic::{Address, Posted, apic_id};

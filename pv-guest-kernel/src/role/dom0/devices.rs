@@ -20,6 +20,7 @@ use pv_drivers::xenbus::{self, Backend, DeviceSpec};
 use pv_drivers::xs::{LocalStore, Store};
 use spin::Mutex;
 
+use super::emulated::Emulator;
 use super::local_disk::LocalDisk;
 use super::store::Service;
 use crate::dev::interrupt::Interrupt;
@@ -57,6 +58,7 @@ pub struct Devices {
     store: Arc<Service>,
     disks: Vec<MachineDisk>,
     served: Mutex<Vec<Served>>,
+    emulated: Mutex<Vec<Emulator>>,
     local: Vec<Arc<LocalDisk>>,
     client: Mutex<LocalStore>,
     /// Back ends came or went, or a local request waits.
@@ -124,7 +126,16 @@ impl Devices {
             }
         }
         let client = Mutex::new(store.client());
-        Arc::new(Self { own, store, disks, served: Mutex::new(Vec::new()), local, client, work })
+        Arc::new(Self {
+            own,
+            store,
+            disks,
+            served: Mutex::default(),
+            emulated: Mutex::default(),
+            local,
+            client,
+            work,
+        })
     }
 
     /// The back ends, a line each.
@@ -193,6 +204,12 @@ impl Devices {
     pub fn create(&self, domain: DomainId, config: &DomainConfig<'_>) -> Result<(), String> {
         let mut number = 0;
         for disk in config.disks() {
+            if disk.emulated {
+                let DiskSource::Memory(bytes) = disk.source else { continue };
+                let emulator = Emulator::start(domain, config.vcpus, bytes, disk.read_only)?;
+                self.emulated.lock().push(emulator);
+                continue;
+            }
             for (what, slice) in self.open(&disk)? {
                 if number == MOST_DISKS {
                     return Err(format!("a guest has {MOST_DISKS} disks at most"));
@@ -240,6 +257,7 @@ impl Devices {
 
     /// Takes a guest's devices away. Its memory is let go as soon as no device uses it.
     pub fn remove(&self, domain: DomainId) {
+        self.emulated.lock().retain(|emulator| emulator.domain() != domain);
         let mut gone = Vec::new();
         let mut served = self.served.lock();
         let mut index = 0;

@@ -11,6 +11,7 @@
 mod commands;
 mod consoles;
 mod devices;
+mod emulated;
 mod local_disk;
 mod network;
 mod store;

@@ -29,6 +29,9 @@ impl Ratio {
 /// The driver domain's name of the machine's disk, and the guest's.
 const DISKS: [&str; 2] = ["disk0", "xvda"];
 
+/// The disk whose registers the driver domain emulates, as the guest names it.
+const EMULATED_DISK: &str = "hda";
+
 /// All comparisons that these figures allow.
 pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
     let mut all = Vec::new();
@@ -65,6 +68,10 @@ pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
             compare(what, lane, read(lane, MEMORY_DISK, depth), copy(lane));
         }
     }
+    for lane in [Lane::Counted, Lane::Wall] {
+        let what = "4 KiB read of a memory disk, depth 1: trapped, emulated ATA to paravirtual";
+        compare(what.into(), lane, read(lane, EMULATED_DISK, 1), read(lane, MEMORY_DISK, 1));
+    }
     for peer in figures.iter().filter(|figure| figure.system != OWN) {
         let same = |own: &&Figure| {
             own.system == OWN && own.lane == peer.lane && own.area == peer.area && own.what() == peer.what()
@@ -91,6 +98,17 @@ mod tests {
         let found = ratios(&[own, peer].concat());
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].what.as_str(), found[0].ours, found[0].base), ("cpuid: here to xen", 200, 6000));
+    }
+
+    #[test]
+    fn the_emulated_disk_is_compared_with_the_paravirtual_one() {
+        let read = |disk: &str, ticks: u32| {
+            format!("figure blk read-seq disk={disk} size=4096 depth=1 : n=2 ticks={ticks} :\n")
+        };
+        let console = read("hda", 20_000_000) + &read("xvdb", 40_000);
+        let found = ratios(&Figure::all(&console, Lane::Counted, OWN).unwrap());
+        let [one] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((one.ours, one.base), (10_000_000, 20_000));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::live::{self, Lane, Machine, SVM, VMX};
 use super::{Case, Context, Verdict};
-use crate::bundle::DomainSet;
+use crate::bundle::{self, DomainSet};
 use crate::machine::{End, Report};
 use crate::setup::{Need, need};
 use crate::{disk, process, run, workspace};
@@ -293,15 +293,16 @@ fn refused(report: &Report, image: &Image, expected: &[String]) -> Result<Verdic
     })
 }
 
-/// A disk in the driver domain's memory keeps what is written to it.
+/// A disk in the driver domain's memory keeps what is written to it, also one whose registers are emulated.
 fn memory(context: &Context, name: &str, lane: Lane) -> Result<Verdict> {
     let image = Image::new(context, name, lane, 8)?;
-    let commands =
-        "dd if=xvda of=xvdb bs=64K; sync; sha256 xvdb; dd if=zero of=xvdb bs=64K count=128; sha256 xvdb";
-    let report = Machine::new(context, name, lane)
-        .disks(std::slice::from_ref(&image.file))
-        .boot(&set_with(&["machine0", "memory:8M"], commands)?)?;
-    Ok(judge_hashes(&report, &[workspace::sha256(&image.before), workspace::sha256(&vec![0; 8 * MIB])]))
+    let commands = "dd if=xvda of=xvdb bs=64K; sync; sha256 xvdb; dd if=zero of=xvdb bs=64K count=128; sha256 xvdb; \
+        dd if=xvda of=hda bs=4K count=2; sha256 hda";
+    let mut set = set_with(&["machine0", "memory:8M", "memory:8K,emulated"], commands)?;
+    bundle::append(&mut set.guest()?.cmdline, "ata");
+    let report = Machine::new(context, name, lane).disks(std::slice::from_ref(&image.file)).boot(&set)?;
+    let written = [&image.before[..], &vec![0; 8 * MIB], &image.before[..8 << 10]];
+    Ok(judge_hashes(&report, &written.map(workspace::sha256)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The guest's functions against the dispatcher, without a VM: what a stub packs is what a handler gets.
 
+mod emulation;
 mod events;
 mod fuzz;
 mod grants;

@@ -163,6 +163,10 @@ impl Around<TestMachine> for Bench {
         self.mapped.get(&gpa.raw()).is_some_and(|writable| *writable || !access.write)
     }
 
+    fn forward(&self, _access: PortAccess) -> bool {
+        false
+    }
+
     fn port(&self, access: PortAccess) -> Option<u32> {
         self.ports.get(&access.port).copied()
     }
