@@ -8,6 +8,8 @@ use alloc::boxed::Box;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use pv_abi::event::two_level::PortSet;
+
 use super::gdt::Tables;
 use crate::sync::IrqMutex;
 use crate::task::timer::TimerQueue;
@@ -41,6 +43,8 @@ pub struct PerCpu {
     pub polls: AtomicU64,
     /// Times the vCPU blocked.
     pub blocks: AtomicU64,
+    /// Ports whose events are this vCPU's (2-level only).
+    pub ports: PortSet,
     /// FIFO queues of this vCPU.
     pub queues: Queues,
     /// Tasks that sleep until a time, and their timer.
@@ -72,6 +76,7 @@ impl PerCpu {
             events: AtomicU64::new(0),
             polls: AtomicU64::new(0),
             blocks: AtomicU64::new(0),
+            ports: [const { AtomicU64::new(0) }; 64],
             queues: Queues::new(),
             timers: IrqMutex::new(TimerQueue::new()),
             tables: Tables::new(),

@@ -192,12 +192,28 @@ fn ensure(port: Port) -> Result<()> {
     Ok(())
 }
 
-fn bound(port: Port, slot_name: &'static str) -> Result<Port> {
+/// Notes whose events a port's are. The bitmap's words are shared: without this a vCPU would take events of another,
+/// such as its timer's.
+fn assign(port: Port, vcpu: u32) {
+    let (word, bit) = (port.raw() as usize / 64, 1 << (port.raw() % 64));
+    for cpu in cpu::all() {
+        if let Some(word) = cpu.ports.get(word) {
+            if cpu.id == vcpu {
+                word.fetch_or(bit, Ordering::SeqCst)
+            } else {
+                word.fetch_and(!bit, Ordering::SeqCst)
+            };
+        }
+    }
+}
+
+fn bound(port: Port, slot_name: &'static str, vcpu: u32) -> Result<Port> {
     if let Err(e) = ensure(port) {
         let _ = stub::evtchn_close(hv(), &Close { port });
         return Err(e);
     }
     mask(port);
+    assign(port, vcpu);
     if let Some(slot) = slot(port.raw()) {
         slot.function.store(0, Ordering::Relaxed);
         slot.fired.store(false, Ordering::Relaxed);
@@ -212,45 +228,59 @@ fn bound(port: Port, slot_name: &'static str) -> Result<Port> {
 pub fn alloc_unbound(peer: DomainId) -> Result<Port> {
     let mut arg = AllocUnbound { dom: DomainId::SELF, remote_dom: peer, ..AllocUnbound::default() };
     stub::evtchn_alloc_unbound(hv(), &mut arg)?;
-    bound(arg.port, "unbound")
+    bound(arg.port, "unbound", 0)
 }
 
 /// Binds a port to `peer`'s unbound port.
 pub fn bind_interdomain(peer: DomainId, remote: Port) -> Result<Port> {
     let mut arg = BindInterdomain { remote_dom: peer, remote_port: remote, ..BindInterdomain::default() };
     stub::evtchn_bind_interdomain(hv(), &mut arg)?;
-    bound(arg.local_port, "interdomain")
+    bound(arg.local_port, "interdomain", 0)
 }
 
 /// Binds a port to a virtual interrupt.
 pub fn bind_virq(virq: Virq, vcpu: u32) -> Result<Port> {
     let mut arg = BindVirq { virq, vcpu: VcpuId::new(vcpu), ..BindVirq::default() };
     stub::evtchn_bind_virq(hv(), &mut arg)?;
-    bound(arg.port, "virq")
+    bound(arg.port, "virq", vcpu)
 }
 
 /// Binds a port to a physical interrupt.
 pub fn bind_pirq(pirq: Pirq) -> Result<Port> {
     let mut arg = BindPirq { pirq, ..BindPirq::default() };
     stub::evtchn_bind_pirq(hv(), &mut arg)?;
-    bound(arg.port, "pirq")
+    bound(arg.port, "pirq", 0)
 }
 
 /// Binds a port with which our vCPUs notify `vcpu`.
 pub fn bind_ipi(vcpu: u32) -> Result<Port> {
     let mut arg = BindIpi { vcpu: VcpuId::new(vcpu), ..BindIpi::default() };
     stub::evtchn_bind_ipi(hv(), &mut arg)?;
-    bound(arg.port, "ipi")
+    bound(arg.port, "ipi", vcpu)
 }
 
 /// Takes over a port that the toolstack allocated for us.
 pub fn adopt(port: Port) -> Result<Port> {
-    bound(port, "adopted")
+    bound(port, "adopted", 0)
 }
 
 /// Moves a port to another vCPU.
 pub fn bind_vcpu(port: Port, vcpu: u32) -> Result<()> {
-    stub::evtchn_bind_vcpu(hv(), &BindVcpu { port, vcpu: VcpuId::new(vcpu) }).map(|_| ())
+    let bind = || stub::evtchn_bind_vcpu(hv(), &BindVcpu { port, vcpu: VcpuId::new(vcpu) }).map(|_| ());
+    if abi() == Abi::Fifo {
+        return bind();
+    }
+    // An event that was told to the vCPU before is told to the new one when the mask goes.
+    let was_masked = is_masked(port);
+    mask(port);
+    let moved = bind();
+    if moved.is_ok() {
+        assign(port, vcpu);
+    }
+    if !was_masked {
+        unmask(port);
+    }
+    moved
 }
 
 /// Chooses a port's queue (FIFO only).
@@ -400,12 +430,12 @@ pub fn upcall() {
     let cpu = cpu::this();
     cpu.upcalls.fetch_add(1, Ordering::Relaxed);
     let info = shared::vcpu_info(cpu);
+    if abi() == Abi::TwoLevel {
+        return two_level::scan(info, shared::info(), &cpu.ports, |port| dispatch(cpu, port.raw()));
+    }
     loop {
         info.upcall_pending.store(0, Ordering::SeqCst);
-        match abi() {
-            Abi::Fifo => take_fifo(cpu),
-            Abi::TwoLevel => take_bitmap(cpu),
-        }
+        take_fifo(cpu);
         if info.upcall_pending.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -419,27 +449,6 @@ fn take_fifo(cpu: &PerCpu) {
     let consumer = unsafe { &mut *cpu.queues.consumer.get() };
     while let Some(port) = consumer.next(control, &ARRAY) {
         dispatch(cpu, port.raw());
-    }
-}
-
-fn take_bitmap(cpu: &PerCpu) {
-    let info = shared::vcpu_info(cpu);
-    let page = shared::info();
-    let mut selected = info.pending_sel.swap(0, Ordering::SeqCst);
-    while selected != 0 {
-        let index = selected.trailing_zeros() as usize;
-        selected &= selected - 1;
-        let mut bits = page.evtchn_pending[index].load(Ordering::SeqCst)
-            & !page.evtchn_mask[index].load(Ordering::SeqCst);
-        while bits != 0 {
-            let bit = bits.trailing_zeros();
-            bits &= bits - 1;
-            let old = page.evtchn_pending[index].fetch_and(!(1 << bit), Ordering::SeqCst);
-            // Another vCPU whose word this is too may have been faster.
-            if old >> bit & 1 == 1 {
-                dispatch(cpu, index as u32 * 64 + bit);
-            }
-        }
     }
 }
 
