@@ -2,6 +2,8 @@
 #![no_std]
 #![no_main]
 
+use core::arch::asm;
+
 use pv_abi::memory::{AddToPhysmap, DomainArg, RemoveFromPhysmap, Reservation, space};
 use pv_abi::{DomainId, Gfn, GuestVirt};
 use pv_guest_kernel::conf::{Outcome, Test, error};
@@ -91,6 +93,41 @@ async fn run(t: &mut Test) -> Outcome {
     let gone = RemoveFromPhysmap { domid: DomainId::SELF, pad: [0; 3], gpfn: Gfn::new(place) };
     t.check("empty an empty place", stub::memory_remove_from_physmap(hv(), &gone).is_err());
     frames::free(frame);
+    nothing_there(t, place * PAGE);
     t.check("highest frame number", stub::memory_maximum_gpfn(hv(), &me).is_ok_and(|g| g > 0));
     Ok(())
+}
+
+/// Where no memory is, reads give ones and writes go nowhere, whatever their width and their place in the page.
+fn nothing_there(t: &mut Test, page: u64) {
+    for offset in [0, 1, 2, 7, 0x123, 0xff8] {
+        let at = mm::virt(page + offset);
+        let (byte, word, double, quad): (u32, u32, u32, u64);
+        let mut exchanged = 0x1122_3344_5566_7788u64;
+        // SAFETY: nothing is mapped at the page, whose number is this test's own; the table of the direct map has it.
+        unsafe {
+            asm!(
+                "mov byte ptr [{at}], 1",
+                "mov word ptr [{at}], 2",
+                "mov dword ptr [{at}], {double:e}",
+                "mov qword ptr [{at}], {quad}",
+                "add dword ptr [{at}], 1",
+                "and qword ptr [{at}], 1",
+                "xchg qword ptr [{at}], {exchanged}",
+                "movzx {byte:e}, byte ptr [{at}]",
+                "movzx {word:e}, word ptr [{at}]",
+                "mov {double:e}, dword ptr [{at}]",
+                "mov {quad}, qword ptr [{at}]",
+                at = in(reg) at,
+                byte = out(reg) byte,
+                word = out(reg) word,
+                double = inout(reg) 3u32 => double,
+                quad = inout(reg) 4u64 => quad,
+                exchanged = inout(reg) exchanged,
+                options(nostack),
+            );
+        }
+        t.equal("what is read", (byte, word, double, quad), (0xff, 0xffff, u32::MAX, u64::MAX));
+        t.equal("what is exchanged", exchanged, u64::MAX);
+    }
 }

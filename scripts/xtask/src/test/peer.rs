@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
 
 /// The guests that are tried, one boot each; `cargo xtask peer xen selftests` tries all.
 const GUESTS: &[&str] = &[
+    "conf-apic",
     "conf-console",
     "conf-cpuid",
     "conf-events-2level",
