@@ -117,6 +117,11 @@ pub struct Manifest<'a> {
     cmdline: &'a str,
 }
 
+/// Frames of a grant table where nothing else is said, as on Xen: 32,768 entries.
+pub const GRANT_FRAMES: u32 = 64;
+/// Most that can be said.
+pub const GRANT_FRAMES_MAX: u32 = 256;
+
 /// One domain's section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainConfig<'a> {
@@ -144,6 +149,8 @@ pub struct DomainConfig<'a> {
     pub cap: u32,
     /// The CPUs on which it may run.
     pub cpus: CpuSet,
+    /// Frames that its grant table may have. Those beyond [`GRANT_FRAMES`] cost it memory.
+    pub grant_frames: u32,
     body: Lines<'a>,
 }
 
@@ -275,6 +282,7 @@ fn parse_domain<'a>(section: &'a str, number: u32, body: Lines<'a>) -> Result<Do
         weight: 256,
         cap: 0,
         cpus: CpuSet::ALL,
+        grant_frames: GRANT_FRAMES,
         body,
     };
     let mut seen = 0u32;
@@ -299,8 +307,20 @@ fn parse_domain<'a>(section: &'a str, number: u32, body: Lines<'a>) -> Result<Do
 
 /// The keys of a domain.
 const KEYS: &[&str] = &[
-    "kernel", "initrd", "cmdline", "memory", "vcpus", "roles", "pci", "start", "weight", "cap", "cpus",
-    "disk", "vif",
+    "kernel",
+    "initrd",
+    "cmdline",
+    "memory",
+    "vcpus",
+    "roles",
+    "pci",
+    "start",
+    "weight",
+    "cap",
+    "cpus",
+    "grant-frames",
+    "disk",
+    "vif",
 ];
 /// Those that may be repeated.
 const REPEATED: &[&str] = &["disk", "vif"];
@@ -326,6 +346,10 @@ fn set<'a>(domain: &mut DomainConfig<'a>, key: &str, value: &'a str) -> Option<(
         "weight" => domain.weight = value.parse().ok().filter(|weight| (1..=65535).contains(weight))?,
         "cap" => domain.cap = value.parse().ok()?,
         "cpus" => domain.cpus = CpuSet::parse(value)?,
+        "grant-frames" => {
+            domain.grant_frames =
+                value.parse().ok().filter(|count| (1..=GRANT_FRAMES_MAX).contains(count))?;
+        }
         "disk" => Disk::parse(value).map(|_| ())?,
         "vif" => Vif::parse(value).map(|_| ())?,
         _ => return None,

@@ -25,6 +25,7 @@ start = manual
 weight = 512
 cap = 50
 cpus = 0,2-3
+grant-frames = 128
 disk = machine
 disk = machine1:1M+64M,ro
 disk = memory:16M
@@ -49,6 +50,7 @@ fn a_whole_manifest_is_read() {
     let guest = manifest.domain("guest-1").unwrap();
     assert_eq!((guest.initrd, guest.memory, guest.vcpus), (Some("root.img"), 32 << 20, 2));
     assert_eq!((guest.start, guest.weight, guest.cap, guest.cpus.bits()), (Start::Manual, 512, 50, 0b1101));
+    assert_eq!((dom0.grant_frames, guest.grant_frames), (GRANT_FRAMES, 128));
     let pci: Vec<_> = guest.pci.iter().map(|address| address.to_string()).collect();
     assert_eq!(pci, ["0000:00:03.0", "0001:1f:1f.7"]);
     assert_eq!(guest.pci.iter().last().unwrap().devfn(), 0xff);
@@ -132,6 +134,8 @@ fn wrong_values_are_refused() {
         ("cpus", ""),
         ("cpus", "3-1"),
         ("cpus", "64"),
+        ("grant-frames", "0"),
+        ("grant-frames", "257"),
         ("disk", "floppy"),
         ("disk", "machine0:1M"),
         ("disk", "machine0:1+512"),

@@ -67,6 +67,7 @@ impl Bench {
         let mut figure = Figure::new("net", name, n)
             .with("to", self.to)
             .with("size", size)
+            .with_some("queues", crate::cmdline::value("net-queues"))
             .total("ticks", ticks)
             .total("ns", ns);
         for (key, after, before) in [

@@ -111,6 +111,7 @@ fn insert<P: Platform>(
         weight: config.weight,
         cap: config.cap,
         cpus: config.cpus.bits(),
+        grant_frames: config.grant_frames,
     };
     system.domains.insert(
         |id| {

@@ -30,6 +30,8 @@ pub struct Limits {
     pub cap: u32,
     /// The CPUs that it may run on.
     pub cpus: u64,
+    /// Frames of its grant table.
+    pub grant_frames: u32,
 }
 
 impl<P: Platform> Domain<P> {
@@ -44,9 +46,10 @@ impl<P: Platform> Domain<P> {
         functions: Vec<Arc<Function>>,
     ) -> Result<Self> {
         let ram = system.ram();
+        let grants = GrantLimits { frames: limits.grant_frames, ..GrantLimits::default() };
         let config = PhysmapConfig {
             owner: id,
-            maximum: limits.memory,
+            maximum: Pages::new(limits.memory.raw() + grants.charge().raw()),
             largest: system.platform.backend().largest_page(),
             one_to_one: roles.contains(Roles::DRIVER),
         };
@@ -58,7 +61,7 @@ impl<P: Platform> Domain<P> {
                 return Err(error.into());
             }
         };
-        let grants = match GrantTable::new(ram, id, memory.account().clone(), GrantLimits::default()) {
+        let grants = match GrantTable::new(ram, id, memory.account().clone(), grants) {
             Ok(grants) => Arc::new(grants),
             Err(error) => {
                 ram.free_shared(shared_info);

@@ -1,19 +1,24 @@
 //! A domain's grant table: the entries that it shares, and which of them are in use.
 
 use super::track::Mappings;
-use crate::hw::{EntryFormat, HostPhys, Mfn, PhysMemory};
+use crate::hw::{EntryFormat, HostPhys, Mfn, PAGE_BYTES, Pages, PhysMemory};
 use crate::mem::{DomainMemory, Lookaside, PageAccount, PageRef, Ram, SharedPage};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use pv_abi::grant::{ENTRIES_PER_FRAME, GrantEntry, GrantFlags, GrantStatus};
 use pv_abi::ids::{DomainId, Gfn, GrantRef};
+use pv_abi::manifest::GRANT_FRAMES;
 use pv_abi::{Errno, Result};
 use spin::Mutex;
 
 /// How often an entry may change while it is being pinned, as many times as Xen tries.
 const MOST_TRIES: u32 = 5;
 const ENTRY_BYTES: u64 = size_of::<GrantEntry>() as u64;
+
+/// Pages that are charged for each frame beyond [`GRANT_FRAMES`]: the frame itself, and the records of its uses.
+const CHARGE: Pages =
+    Pages::new(1 + (ENTRIES_PER_FRAME as u64 * size_of::<Active>() as u64).div_ceil(PAGE_BYTES));
 
 /// How large a grant table and a list of mappings may become.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +31,14 @@ pub struct GrantLimits {
 
 impl Default for GrantLimits {
     fn default() -> Self {
-        Self { frames: 64, mappings: 32_768 }
+        Self { frames: GRANT_FRAMES, mappings: 32_768 }
+    }
+}
+
+impl GrantLimits {
+    /// Pages that a table of this size charges to its domain.
+    pub const fn charge(&self) -> Pages {
+        Pages::new(self.frames.saturating_sub(GRANT_FRAMES) as u64 * CHARGE.raw())
     }
 }
 
@@ -95,15 +107,23 @@ impl Entries {
         Some((frame.mfn().at((index % per_frame) as u64 * ENTRY_BYTES), active))
     }
 
-    fn grow<M: PhysMemory>(&mut self, ram: Ram<'_, M>, owner: DomainId, frames: usize) -> Result<()> {
+    fn grow<M: PhysMemory>(
+        &mut self,
+        ram: Ram<'_, M>,
+        owner: DomainId,
+        account: &PageAccount,
+        frames: usize,
+    ) -> Result<()> {
         if self.closed {
             return Err(Errno::EINVAL);
         }
         while self.frames.len() < frames {
             self.frames.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             self.active.try_reserve(ENTRIES_PER_FRAME as usize).map_err(|_| Errno::ENOMEM)?;
-            let page = ram.as_shared(ram.alloc_zeroed()?, owner);
-            self.frames.push(page);
+            let charge = if self.frames.len() < GRANT_FRAMES as usize { Pages::new(0) } else { CHARGE };
+            account.charge(charge).map_err(|_| Errno::ENOMEM)?;
+            let page = ram.alloc_zeroed().inspect_err(|_| account.credit(charge))?;
+            self.frames.push(ram.as_shared(page, owner));
             self.active.resize(self.frames.len() * ENTRIES_PER_FRAME as usize, Active::NONE);
         }
         Ok(())
@@ -119,7 +139,7 @@ impl GrantTable {
         limits: GrantLimits,
     ) -> Result<Self> {
         let mut entries = Entries { frames: Vec::new(), active: Vec::new(), closed: false };
-        entries.grow(ram, owner, 1)?;
+        entries.grow(ram, owner, &account, 1)?;
         let mappings = Mutex::new(Mappings::new(limits.mappings));
         Ok(Self { owner, account, limits, entries: Mutex::new(entries), mappings })
     }
@@ -159,7 +179,7 @@ impl GrantTable {
         if frames > self.limits.frames {
             return Err(Errno::EINVAL);
         }
-        self.entries.lock().grow(ram, self.owner, frames as usize)
+        self.entries.lock().grow(ram, self.owner, &self.account, frames as usize)
     }
 
     /// Where the owner has frame `index` of the table; all ones if nowhere yet. `None` if there is no such frame.
@@ -177,7 +197,7 @@ impl GrantTable {
         let index =
             u32::try_from(index).ok().filter(|index| *index < self.limits.frames).ok_or(Errno::EINVAL)?;
         let mut entries = self.entries.lock();
-        entries.grow(ram, self.owner, index as usize + 1)?;
+        entries.grow(ram, self.owner, &self.account, index as usize + 1)?;
         work(entries.frames.get(index as usize).ok_or(Errno::EINVAL)?)
     }
 

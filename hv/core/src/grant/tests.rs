@@ -521,3 +521,27 @@ fn domains_may_do_all_this_at_the_same_time() {
     world.fixture.check();
     world.end();
 }
+
+#[test]
+fn frames_beyond_the_usual_ones_cost_the_domain_memory() {
+    use pv_abi::manifest::GRANT_FRAMES;
+    let fixture = crate::mem::fixture::Fixture::new(256);
+    let ram = fixture.ram();
+    let limits = GrantLimits { frames: GRANT_FRAMES + 2, mappings: 1 };
+    let one = GrantLimits { frames: GRANT_FRAMES + 1, ..limits }.charge().raw();
+    assert_eq!((limits.charge().raw(), GrantLimits::default().charge().raw()), (2 * one, 0));
+    // There is room for one of the two.
+    let account = Arc::new(PageAccount::new(Pages::new(2 * one - 1)));
+    let table = GrantTable::new(ram, DomainId::new(1), account.clone(), limits).unwrap();
+    assert_eq!(table.grow(ram, GRANT_FRAMES), Ok(()));
+    assert_eq!(account.total().raw(), 0);
+    assert_eq!(table.grow(ram, GRANT_FRAMES + 1), Ok(()));
+    assert_eq!(account.total().raw(), one);
+    assert_eq!(table.grow(ram, GRANT_FRAMES + 2), Err(Errno::ENOMEM));
+    assert_eq!((table.frames(), account.total().raw()), (GRANT_FRAMES + 1, one));
+    account.set_maximum(Pages::new(2 * one));
+    assert_eq!(table.grow(ram, GRANT_FRAMES + 2), Ok(()));
+    assert_eq!(table.grow(ram, GRANT_FRAMES + 3), Err(Errno::EINVAL));
+    table.close();
+    table.free_frames(ram);
+}

@@ -1,6 +1,7 @@
 //! Plots, as SVG for a page.
 
 use anyhow::{Result, anyhow};
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 
 /// Width and height in pixels.
@@ -56,7 +57,11 @@ pub fn lines(title: &str, x: &str, y: &str, all: &[Series]) -> Result<String> {
             .configure_mesh()
             .x_desc(x)
             .y_desc(y)
-            .x_label_formatter(&|value| power(*value))
+            .x_labels(24)
+            .x_label_formatter(&|value| {
+                // Nothing between two powers.
+                if (value - value.round()).abs() < 1e-6 { power(*value) } else { String::new() }
+            })
             .y_label_formatter(&|value| short(*value))
             .light_line_style(TRANSPARENT)
             .draw()?;
@@ -67,13 +72,7 @@ pub fn lines(title: &str, x: &str, y: &str, all: &[Series]) -> Result<String> {
                 .label(series.name.as_str())
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()?;
-        Ok(())
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)
     })
 }
 
@@ -120,14 +119,18 @@ pub fn bars(title: &str, y: &str, names: &[String], parts: &[(String, Vec<f64>)]
                 .label(name.as_str())
                 .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], style));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()?;
-        Ok(())
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
     })
+}
+
+/// What each colour means, in a corner.
+fn legend<'a, X: Ranged, Y: Ranged>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    corner: SeriesLabelPosition,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut labels = chart.configure_series_labels();
+    labels.position(corner).background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    Ok(())
 }
 
 type Root<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -156,6 +159,9 @@ mod tests {
             assert!(svg.contains(sign), "{sign} is not in\n{svg}");
         }
         assert_eq!(svg.matches("<circle").count(), 4);
+        for label in ["512", "1K", "2K", "4K"] {
+            assert_eq!(svg.matches(&format!(">\n{label}\n<")).count(), 1, "{label} in\n{svg}");
+        }
     }
 
     #[test]

@@ -142,7 +142,7 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
             let counted = Job::new("blk", Lane::Counted, &commands)?.with_emulated_disk()?;
             // How long a device takes is not counted: what it is asked in full, the memory disk is asked for.
             let mut some = Vec::new();
-            for queues in if quick { &[4][..] } else { &[2, 4] } {
+            for queues in if quick { &[4][..] } else { &[2, 3, 4] } {
                 let name = format!("blk with {queues} queues");
                 let mut job = Job::new(&name, Lane::Counted, &disk_commands(MEMORY_DISK, true, 256))?;
                 bundle::append(&mut job.set.guest()?.cmdline, &format!("blk-queues={queues}"));
@@ -155,14 +155,22 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
             some
         }
         Area::Net => {
-            let set = DomainSet::read(&crate::workspace::root().join(NETWORK))?;
             let (n, bytes) = if quick { (512, "8M") } else { (4096, "64M") };
             // First the driver domain, then another guest.
             let commands =
                 ["10.0.0.254", "10.0.0.1"].map(|to| format!("bench net {to} n={n} bytes={bytes} raw"));
-            let mut job = Job::of(set, "net", Lane::Counted, &commands.join(" && "))?;
-            job.disk = false;
-            vec![job]
+            let mut all = Vec::new();
+            for queues in if quick { &[1][..] } else { &[1, 2, 3, 4] } {
+                let set = DomainSet::read(&crate::workspace::root().join(NETWORK))?;
+                let mut job = Job::of(set, "net", Lane::Counted, &commands.join(" && "))?;
+                job.disk = false;
+                if *queues > 1 {
+                    job.name = format!("net with {queues} queues");
+                    bundle::append(&mut job.set.guest()?.cmdline, &format!("net-queues={queues}"));
+                }
+                all.push(job);
+            }
+            all
         }
         Area::Boot => {
             let job = Job::new("boot", Lane::Counted, "bench boot raw")?.without_device()?;

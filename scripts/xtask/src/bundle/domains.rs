@@ -54,6 +54,9 @@ pub struct Domain {
     weight: Option<u32>,
     cap: Option<u32>,
     cpus: Option<String>,
+    /// Frames that its grant table may have.
+    #[serde(rename = "grant-frames")]
+    pub grant_frames: Option<u32>,
     /// Its disks.
     #[serde(default)]
     pub disk: Vec<String>,
@@ -183,6 +186,7 @@ impl DomainSet {
             put("weight", &domain.weight.map(|weight| weight.to_string()).unwrap_or_default());
             put("cap", &domain.cap.map(|cap| cap.to_string()).unwrap_or_default());
             put("cpus", domain.cpus.as_deref().unwrap_or_default());
+            put("grant-frames", &domain.grant_frames.map(|count| count.to_string()).unwrap_or_default());
             for disk in &domain.disk {
                 put("disk", disk);
             }
