@@ -230,7 +230,7 @@ pub struct Bench {
     /// The emulator: Bochs for VT-x
     #[arg(long, value_enum)]
     pub emulator: Option<Emulator>,
-    /// Measures single services on another hypervisor too, with the same guest
+    /// Measures services, and a disk that Linux serves, on another hypervisor too, with the same guest
     #[arg(long, value_enum)]
     pub peer: Option<Hypervisor>,
     /// How often counted figures are taken; runs that differ are a failure

@@ -19,6 +19,16 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// The same, with what stands between backquotes as code.
+fn prose(text: &str) -> String {
+    let mut all = String::new();
+    for (index, part) in text.split('`').enumerate() {
+        let part = escaped(part);
+        all += &if index % 2 == 1 { format!("<code>{part}</code>") } else { part };
+    }
+    all
+}
+
 /// The page.
 pub fn page(document: &Document) -> Result<String> {
     let mut body = String::new();
@@ -77,7 +87,7 @@ fn standings(document: &Document) -> String {
         let _ = write!(
             text,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td><td>{}</td></tr>",
-            escaped(&row.what),
+            prose(&row.what),
             grouped(row.xen),
             row.goal,
             row.ours.map_or_else(String::new, grouped),
@@ -239,6 +249,11 @@ mod tests {
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
         assert!(page.matches("<svg").count() >= 6);
+    }
+
+    #[test]
+    fn code_is_marked() {
+        assert_eq!(prose("a `b<c` d"), "a <code>b&lt;c</code> d");
     }
 
     #[test]

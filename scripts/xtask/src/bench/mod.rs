@@ -27,6 +27,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use suite::Job;
+use targets::MEMORY_DISK;
 
 /// The longest that one machine may run.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -68,9 +69,17 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
         }
     }
     if options.peer.is_some() {
-        match bench.on_xen(options.quick) {
+        let chosen = areas(options);
+        let has = |area: Area| chosen.contains(&area) || chosen.contains(&Area::All);
+        let mut note = |figures: Result<Vec<Figure>>| match figures {
             Ok(figures) => once.extend(figures),
             Err(error) => skipped.push(format!("Xen: {error:#}")),
+        };
+        if has(Area::Micro) {
+            note(bench.on_xen(options.quick));
+        }
+        if has(Area::Blk) {
+            note(bench.below_linux(options.quick));
         }
     }
     let document = Document::new(setting(options, emulator)?, &counted, once, skipped);
@@ -166,6 +175,26 @@ impl Bench {
             process::tail(&report.console, 12)
         );
         say::step(format!("{} figures of Xen", figures.len()));
+        Ok(figures)
+    }
+}
+
+impl Bench {
+    /// The same guest kernel on Debian's Xen below Debian's Linux: requests of a disk that Linux's blkback serves from a
+    /// loop device on a file in memory. Ticks are of everything, with what Xen and Linux do besides.
+    fn below_linux(&self, quick: bool) -> Result<Vec<Figure>> {
+        say::step(format!("measuring blk on Debian's {} and Linux", peer::hypervisor()?));
+        let commands = suite::requests_below_linux(quick);
+        let work = || peer::domu::measure(&self.images, MEMORY_DISK, &commands, LIMIT, self.verbose);
+        let report = patiently("Xen with Linux", work)?;
+        let figures = Figure::all(&report.console, Lane::Counted, "xen and linux")?;
+        ensure!(
+            !figures.is_empty(),
+            "no figure, and {}:\n{}",
+            report.end,
+            process::tail(&report.console, 12)
+        );
+        say::step(format!("{} figures of Xen and Linux", figures.len()));
         Ok(figures)
     }
 }

@@ -126,6 +126,11 @@ fn disk_commands(disk: &str, quick: bool, n: u32) -> String {
 /// What [`Area::All`] stands for.
 const AREAS: [Area; 5] = [Area::Micro, Area::Blk, Area::Net, Area::Boot, Area::Scale];
 
+/// The commands that put requests on a disk of a few MiB that Linux serves.
+pub fn requests_below_linux(quick: bool) -> String {
+    disk_commands(MEMORY_DISK, true, if quick { 64 } else { 256 })
+}
+
 /// The commands that measure single services.
 pub fn services(quick: bool) -> String {
     format!("bench micro n={} raw", if quick { 200 } else { 1000 })

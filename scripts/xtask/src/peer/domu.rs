@@ -20,6 +20,9 @@ const GUEST: &str = include_str!("../../../peer/guest.cfg");
 const COMMANDS: &str = "lsblk; sha256 xvda; ip 10.17.0.2/24; ping 10.17.0.1 count=2; wget http://10.17.0.1/file; \
                         dd if=random of=xvda bs=64K count=64 seed=7; sha256 xvda";
 
+/// How long the machine may take at least.
+const LIMIT: Duration = Duration::from_secs(900);
+
 /// In the order in which they can be loaded.
 const MODULES: &[&str] = &[
     "llc",
@@ -74,23 +77,8 @@ pub fn run(images: &Images, console: Console, verbose: bool) -> Result<Verdict> 
         Ok(tools) => tools,
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
-    let ramdisk = workspace::products()?.join("peer-linux.cpio");
-    std::fs::write(&ramdisk, initial(&tools, &images.guest(GUEST_KERNEL))?)?;
-    let kernel = packages::file(&tools.join("boot"), "vmlinuz")?;
-    let options = xen::Options {
-        memory: 768 << 20,
-        // Time follows instructions, so that no time-out of xl or of the guest depends on this computer.
-        icount: true,
-        // QEMU's IRET reads the stack as the supervisor even from ring 3, which SMAP then refuses to a PV kernel.
-        xen: "smap=0 dom0_max_vcpus=1 guest_loglvl=warning".into(),
-        limit: Duration::from_secs(900),
-        console,
-        verbose,
-        ..xen::Options::default()
-    };
-    let report = xen::boot(&[(&kernel, "console=hvc0 quiet"), (&ramdisk, "")], "dom0_mem=384M", &options);
-    std::fs::remove_file(ramdisk)?;
-    let report = report?;
+    let machine = xen::Options { console, verbose, ..Default::default() };
+    let report = boot(&tools, images, &Guest { disk: "xvda", commands: COMMANDS }, machine)?;
     std::fs::write(
         workspace::made(workspace::products()?.join("test"))?.join("peer-xen-domu.log"),
         &report.console,
@@ -98,8 +86,46 @@ pub fn run(images: &Images, console: Console, verbose: bool) -> Result<Verdict> 
     Ok(judge(&report))
 }
 
+/// Boots the same with a guest that runs other commands, on the plain processor; its disk, in Linux's memory, has the
+/// name that a memory disk has elsewhere. Nobody judges what it prints.
+pub fn measure(
+    images: &Images,
+    disk: &str,
+    commands: &str,
+    limit: Duration,
+    verbose: bool,
+) -> Result<Report> {
+    packages::hypervisor()?;
+    let machine = xen::Options { plain: true, limit, verbose, ..Default::default() };
+    boot(&packages::tools()?, images, &Guest { disk, commands }, machine)
+}
+
+/// What a guest has and does.
+struct Guest<'a> {
+    disk: &'a str,
+    commands: &'a str,
+}
+
+fn boot(tools: &Path, images: &Images, guest: &Guest<'_>, machine: xen::Options) -> Result<Report> {
+    let ramdisk = workspace::products()?.join("peer-linux.cpio");
+    std::fs::write(&ramdisk, initial(tools, &images.guest(GUEST_KERNEL), guest)?)?;
+    let kernel = packages::file(&tools.join("boot"), "vmlinuz")?;
+    let options = xen::Options {
+        memory: 768 << 20,
+        // Time follows instructions, so that no time-out of xl or of the guest depends on this computer.
+        icount: true,
+        // QEMU's IRET reads the stack as the supervisor even from ring 3, which SMAP then refuses to a PV kernel.
+        xen: "smap=0 dom0_max_vcpus=1 guest_loglvl=warning".into(),
+        limit: machine.limit.max(LIMIT),
+        ..machine
+    };
+    let report = xen::boot(&[(&kernel, "console=hvc0 quiet"), (&ramdisk, "")], "dom0_mem=384M", &options);
+    std::fs::remove_file(ramdisk)?;
+    report
+}
+
 /// Makes Linux's initial RAM disk.
-fn initial(tools: &Path, guest: &Path) -> Result<Vec<u8>> {
+fn initial(tools: &Path, kernel: &Path, guest: &Guest<'_>) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for folder in [
         "bin",
@@ -148,8 +174,9 @@ fn initial(tools: &Path, guest: &Path) -> Result<Vec<u8>> {
     archive.program("etc/xen/scripts/block", BLOCK.as_bytes())?;
     archive.program("etc/xen/scripts/vif-bridge", VIF.as_bytes())?;
     archive.add("etc/xen/xl.conf", b"")?;
-    archive.add("guest.cfg", GUEST.replace("@EXEC@", &run_verb::exec(COMMANDS)).as_bytes())?;
-    archive.add("guest", &read(guest.into())?)?;
+    let config = GUEST.replace("@EXEC@", &run_verb::exec(guest.commands)).replace("@DISK@", guest.disk);
+    archive.add("guest.cfg", config.as_bytes())?;
+    archive.add("guest", &read(kernel.into())?)?;
     archive.finish()
 }
 
