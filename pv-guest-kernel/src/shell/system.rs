@@ -30,7 +30,7 @@ pub const COMMANDS: &[Command] = &[
     command!(fail, "false", "does nothing, unsuccessfully"),
     command!(
         crash,
-        "crash [panic|fault|triple|stack]",
+        "crash [panic|fault|triple|stack|suspend]",
         "ends this domain the hard way, to see how that is reported"
     ),
 ];
@@ -218,6 +218,7 @@ async fn crash(args: Args) -> Outcome {
             Ok(())
         }
         "triple" => crate::arch::trap::triple_fault(),
+        "suspend" => xen::power::shutdown(pv_abi::sched::reason::SUSPEND),
         "stack" => {
             println!("{}", dig(1));
             Ok(())

@@ -157,7 +157,10 @@ impl Toolstack {
             .ok_or_else(|| format!("the bundle has no section \"{name}\""))?;
         let mut created = Created::default();
         stub::control_create(hv(), name.as_bytes(), &mut created).map_err(|error| match error {
-            Errno::ENOMEM => format!("there is too little memory for its {} MiB", config.memory >> 20),
+            Errno::ENOMEM => format!(
+                "its {} MiB of memory are more than there is, or less than it needs (see the hypervisor's log)",
+                config.memory >> 20
+            ),
             Errno::ENOEXEC => {
                 "its kernel is not one that starts by the PVH entry (see the hypervisor's log)".to_string()
             }

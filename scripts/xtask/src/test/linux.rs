@@ -23,13 +23,17 @@ use std::time::Duration;
 const MIB: usize = 1 << 20;
 /// Where `dd` writes in its disk, and how much, in MiB.
 const SEEK: usize = 8;
+/// How much behind that is discarded, and how much stays as it is behind it, in MiB each.
+const TAIL: usize = 2;
+/// A guest's memory that does not end below its hole under 4 GiB, and that of the machine for it, in MiB.
+const ABOVE: (u64, u64) = (3200, 4608);
 /// The file that goes over the network, in bytes.
 const SENT: usize = 16 * MIB;
 /// What a line of the kernel's log is about if it matters here.
 const TOPICS: [&str; 12] =
     ["xen", "apic", "clock", "tsc", "timer", "blk", "xvd", "vif", "eth0", "grant", "evtchn", "acpi"];
 /// Lines that the kernel has at this level on every hypervisor of this interface, and those of a slow computer.
-const USUAL: [&str; 9] = [
+const USUAL: [&str; 10] = [
     "ACPI: No IOAPIC entries present",
     "ACPI: setting ELCR to",
     "amd_pstate: the _CPC object is not present",
@@ -39,6 +43,7 @@ const USUAL: [&str; 9] = [
     "read-back delay",
     "Long readout interval, skipping watchdog check",
     "hogged CPU",
+    "Waiting for devices to initialise",
 ];
 
 /// Returns the cases.
@@ -134,7 +139,8 @@ fn everything(context: &Context, lane: Lane, quick: bool) -> Result<Verdict> {
     let name = format!("linux-stable-{lane}").replace('@', "-");
     let mut files = Files(Vec::new());
     let written = 64;
-    let before = noise((SEEK + written + 4) * MIB, 5);
+    let tail = SEEK + written;
+    let before = noise((tail + 2 * TAIL) * MIB, 5);
     let raw = files.add(context, &format!("{name}.img"), &before)?;
     let note = noise(2 * MIB, 6);
     let ext4 = files.add(context, &format!("{name}.ext4"), &[])?;
@@ -142,8 +148,13 @@ fn everything(context: &Context, lane: Lane, quick: bool) -> Result<Verdict> {
 
     let exchange = quick.then(Exchange::start).transpose()?;
     let network = exchange.as_ref().map(Exchange::commands).unwrap_or_default();
-    // The first sector tells the second boot from the first.
+    // The first sector tells the second boot from the first. IDE, the disk of the slower one, discards nothing.
     let end = if quick { "reboot -f" } else { "exit 0" };
+    let discard = format!(
+        "blkdiscard -o $(({tail} << 20)) -l $(({TAIL} << 20)) /dev/xvda
+echo discarded: $(dd if=/dev/xvda bs=1M skip={tail} count={TAIL} 2>/dev/null | sha256sum)"
+    );
+    let discard = if quick { discard.as_str() } else { "" };
     let commands = format!(
         "{FACTS}
 if [ \"$(dd if=/dev/xvda bs=5 count=1 2>/dev/null)\" = again ]; then
@@ -154,6 +165,7 @@ set -e
 dd if=/dev/urandom of=/dev/xvda bs=1M seek={SEEK} count={written} conv=fsync,notrunc 2>/dev/null
 echo 3 >/proc/sys/vm/drop_caches
 echo first boot: $(dd if=/dev/xvda bs=1M skip={SEEK} count={written} 2>/dev/null | sha256sum)
+{discard}
 mount -t ext4 /dev/xvdb /mnt
 echo note: $(sha256sum /mnt/note)
 cp /mnt/note /mnt/copy
@@ -176,17 +188,22 @@ echo -n again | dd of=/dev/xvda conv=fsync,notrunc 2>/dev/null
     }
     let report = machine.limit(1800).boot(&set)?;
     let after = std::fs::read(&raw)?;
-    let region = SEEK * MIB..(SEEK + written) * MIB;
+    let region = SEEK * MIB..tail * MIB;
     let hash = workspace::sha256(&after[region.clone()]);
     let mut signs = vec![
         "clocksource=xen cpus=2".to_owned(),
         "upcalls=10".into(),
+        // A ring of four pages, as the driver's parameter asks for.
+        "vbd/1/51712: connected, 2 queues of 128 slots".into(),
         "flush diskcache: enabled; persistent grants: enabled; indirect descriptors: enabled".into(),
         format!("first boot: {hash}"),
         format!("note: {}", workspace::sha256(&note)),
     ];
     if quick {
         signs.extend([format!("second boot: {hash}"), "reboots".into()]);
+        if punches(context, &mut files, &name)? {
+            signs.push(format!("discarded: {}", workspace::sha256(&vec![0; TAIL * MIB])));
+        }
     }
     if let Some(exchange) = exchange {
         signs.extend(exchange.end(&report)?);
@@ -201,12 +218,36 @@ echo -n again | dd of=/dev/xvda conv=fsync,notrunc 2>/dev/null
         &after[..5] == b"again" && after[512..SEEK * MIB] == before[512..SEEK * MIB],
         "the start changed"
     );
-    ensure!(after[region.end..] == before[region.end..], "what follows changed");
+    let kept = if quick { region.end + TAIL * MIB } else { region.end };
+    ensure!(after[kept..] == before[kept..], "what follows changed");
+    let discarded = &after[region.end..kept];
+    ensure!(
+        discarded.iter().all(|byte| *byte == 0) || discarded == &before[region.end..kept],
+        "what was discarded is neither gone nor as it was"
+    );
     ensure!(copy_in(context, &mut files, &name, &ext4)? == note, "the copy in the file system differs");
     Ok(verdict)
 }
 
-/// The backports' kernel: a guest with four vCPUs on two processors.
+/// Whether the host's file system gives back a part of a file, which QEMU answers a discard with.
+fn punches(context: &Context, files: &mut Files, name: &str) -> Result<bool> {
+    let file = files.add(context, &format!("{name}.hole"), &[1; 8192])?;
+    let mut command = Command::new("fallocate");
+    Ok(process::collect(command.args(["-p", "-o", "0", "-l", "4096"]).arg(file), TOOL)?.passed())
+}
+
+/// Whether the host has this much memory to give, in MiB, and as much again.
+fn has_memory(mib: u64) -> bool {
+    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+    let available = read("/proc/meminfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let limit = read("/sys/fs/cgroup/memory.max").trim().parse::<u64>().ok();
+    let wanted = 2 * mib;
+    available.is_some_and(|kib| kib >> 10 >= wanted) && limit.is_none_or(|bytes| bytes >> 20 >= wanted)
+}
+
+/// The backports' kernel: a guest with four vCPUs on two processors, and with memory above 4 GiB if the host has enough.
 fn four_vcpus(context: &Context) -> Result<Verdict> {
     let linux = match Linux::get(Suite::Backports) {
         Ok(linux) => linux,
@@ -217,6 +258,8 @@ fn four_vcpus(context: &Context) -> Result<Verdict> {
     let commands = format!(
         "set -e
 echo release=$(uname -r)
+echo above=$(dmesg | grep -c 'BIOS-e820: .mem 0x0000000100000000-0x0000000107ffffff. usable')
+echo pages=$(awk '/zone +Normal/ {{ here = 1 }} here && /present/ {{ print $2; exit }}' /proc/zoneinfo)
 echo 1 >/proc/sys/vm/drop_caches
 for k in 0 1 2 3; do dd if=/dev/urandom of=/dev/xvda bs=1M seek=$((k * 5)) count=5 conv=fsync,notrunc 2>/dev/null & done
 wait
@@ -224,12 +267,23 @@ echo written: $(sha256sum /dev/xvda)
 {FACTS}"
     );
     let mut set = guest(context, &mut files, &linux, "linux-backports", &commands)?;
-    set.guest()?.vcpus = 4;
+    let guest = set.guest()?;
+    guest.vcpus = 4;
+    let (memory, machine_memory) = ABOVE;
+    let above = has_memory(machine_memory);
+    if above {
+        guest.memory = format!("{memory}M");
+    }
     let machine = Machine::new(context, "linux/backports", SVM.at(2)).disks(std::slice::from_ref(&raw));
-    let report = machine.memory(640 << 20).limit(600).boot(&set)?;
+    let machine = machine.memory(if above { machine_memory } else { 640 } << 20);
+    let report = machine.limit(600).boot(&set)?;
     let release = format!("release={}", linux.release()?);
     let hash = format!("written: {}", workspace::sha256(&std::fs::read(&raw)?));
-    Ok(judge(&report, &["clocksource=xen cpus=4", "upcalls=20", &release, &hash]))
+    let mut signs = vec!["clocksource=xen cpus=4", "upcalls=20", &release, &hash];
+    if above {
+        signs.extend(["above=1", "pages=32768"]);
+    }
+    Ok(judge(&report, &signs))
 }
 
 /// Makes a file system with one file.
