@@ -2,7 +2,8 @@
 //! `serve=iperf`.
 //!
 //! * `ping`: round trips of an echo request.
-//! * `packets`: frames as fast as the link takes them, below TCP/IP; all of them must arrive.
+//! * `packets`: frames as fast as the link takes them, below TCP/IP; all of them must arrive. With `mac=` they go there, to
+//!   somebody who does not count them, such as the host: they are over when a ping behind them is answered.
 //! * `tcp-stream`: in packets of up to 64 KiB where both ends take them; one operation is one MiB. What is received is
 //!   counted where it lies (as `iperf3 --skip-rx-copy` does).
 //! * `copy`: plain copies of as many bytes in memory, for comparison.
@@ -12,7 +13,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use pv_drivers::net::NetCounters;
+use pv_drivers::net::{Mac, NetCounters};
 use smoltcp::wire::{IpAddress, Ipv4Address};
 
 use super::Samples;
@@ -123,6 +124,22 @@ impl Bench {
         Ok(())
     }
 
+    async fn frames(&self, mac: Mac, length: usize, n: u64) -> Outcome {
+        let pinger = Pinger::new(&self.stack).map_err(Failure::because)?;
+        let ping = async || match pinger.ping(IpAddress::Ipv4(self.to), 0, &[0; 56], PATIENCE).await {
+            Ok(Some(_)) => Ok(()),
+            _ => Err(Failure::because("no answer to a ping")),
+        };
+        // The first one finds the neighbour.
+        ping().await?;
+        let before = self.begin().await;
+        self.stack.flood(mac.bytes(), length, n).await;
+        // Behind all of them.
+        ping().await?;
+        self.end("packets", length, n, &before).total("bytes", n * length as u64).print();
+        Ok(())
+    }
+
     /// Moves a TCP stream, when `copy` nanoseconds are what a plain copy of it took.
     async fn stream(&self, bytes: u64, reverse: bool, copy: u64) -> Outcome {
         let mut stream = iperf::client(&self.stack, IpAddress::Ipv4(self.to), WAIT).await?;
@@ -160,6 +177,8 @@ pub async fn run(mut args: Args) -> Outcome {
         Some(names) => names.split(',').any(|name| name == load),
         None => true,
     };
+    let mac = args.take("mac").map(|text| text.parse::<Mac>());
+    let mac = mac.transpose().map_err(|_| Failure::usage("mac: six bytes with colons between"))?;
     let bytes = args.take_size("bytes")?.unwrap_or(64 * MIB).next_multiple_of(MIB);
     args.at_most(2)?;
     let IpAddress::Ipv4(to) = address(args.need(1, "ADDRESS")?)? else {
@@ -170,7 +189,10 @@ pub async fn run(mut args: Args) -> Outcome {
         bench.ping((n / 16).clamp(1, 256)).await?;
     }
     for length in FRAMES.into_iter().filter(|_| wanted("packets")) {
-        bench.packets(length, n).await?;
+        match mac {
+            Some(mac) => bench.frames(mac, length, n).await?,
+            None => bench.packets(length, n).await?,
+        }
     }
     if wanted("stream") {
         let copy = bench.copy(bytes).await;

@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bitflags::bitflags;
-use pv_drivers::net::{Offload, Uplink, UplinkBuffer};
+use pv_drivers::net::{Offload, Uplink, UplinkBuffer, UplinkCounters};
 use pv_drivers::platform::SharedMemory;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
@@ -90,6 +90,7 @@ pub struct VirtioNet {
     /// The length of the frame in each buffer that is being sent.
     lengths: [u16; DEPTH],
     mac: [u8; 6],
+    counters: UplinkCounters,
 }
 
 /// Whether this function is a virtio network device.
@@ -115,7 +116,8 @@ impl VirtioNet {
         virtio::set_vector(function, RECEIVE, 0)?;
         virtio::set_vector(function, SEND, 0)?;
         transport.finish_init();
-        let mut nic = Self { transport, receive, send, lengths: [0; DEPTH], mac };
+        let counters = UplinkCounters::default();
+        let mut nic = Self { transport, receive, send, lengths: [0; DEPTH], mac, counters };
         nic.refill();
         Ok(nic)
     }
@@ -179,6 +181,10 @@ impl Uplink<Pages> for VirtioNet {
         true
     }
 
+    fn counters(&mut self) -> UplinkCounters {
+        self.counters
+    }
+
     fn acquire(&mut self) -> Option<UplinkBuffer<Pages>> {
         if self.send.free.is_empty() {
             self.reap();
@@ -198,6 +204,8 @@ impl Uplink<Pages> for VirtioNet {
         });
         match added {
             Ok(token) => {
+                self.counters.sent += 1;
+                self.counters.sent_bytes += length as u64;
                 self.send.tokens[usize::from(token) % DEPTH] = number;
                 self.send.unannounced = true;
             }
@@ -221,6 +229,8 @@ impl Uplink<Pages> for VirtioNet {
             unsafe { queue.pop_used(token, &[], &mut [slice]) }
         });
         let length = (popped.ok()? as usize).min(BUFFER).saturating_sub(HEADER);
+        self.counters.received += 1;
+        self.counters.received_bytes += length as u64;
         Some((self.receive.lend(number), length, Offload::default()))
     }
 

@@ -1,5 +1,5 @@
-//! What is compared within one run: requests of a guest with the driver domain's own use of the device, and with a plain
-//! copy of the same bytes.
+//! What is compared within one run: requests of a guest with the driver domain's own use of the device, and they and
+//! streams with a plain copy of the same bytes.
 
 use super::figure::{Figure, Lane, OWN};
 use super::targets::MEMORY_DISK;
@@ -31,6 +31,9 @@ const DISKS: [&str; 2] = ["disk0", "xvda"];
 
 /// The disk whose registers the driver domain emulates, as the guest names it.
 const EMULATED_DISK: &str = "hda";
+
+/// The other guest of the network's figures.
+const PEER: &str = "10.0.0.1";
 
 /// All comparisons that these figures allow.
 pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
@@ -72,6 +75,22 @@ pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
         let what = "4 KiB read of a memory disk, depth 1: trapped, emulated ATA to paravirtual";
         compare(what.into(), lane, read(lane, EMULATED_DISK, 1), read(lane, MEMORY_DISK, 1));
     }
+    let of_net = |lane: Lane, name: &str, direction: Option<&str>| {
+        figures.iter().find(|figure| {
+            figure.lane == lane
+                && figure.system == OWN
+                && (figure.area.as_str(), figure.name.as_str()) == ("net", name)
+                && figure.is("to", PEER)
+                && !figure.words.contains_key("queues")
+                && direction.is_none_or(|way| figure.is("direction", way))
+        })
+    };
+    for lane in [Lane::Counted, Lane::Wall] {
+        for way in ["send", "receive"] {
+            let what = format!("a MiB by TCP, guest to guest, {way}: to a plain copy of a MiB");
+            compare(what, lane, of_net(lane, "tcp-stream", Some(way)), of_net(lane, "copy", None));
+        }
+    }
     for peer in figures.iter().filter(|figure| figure.system != OWN) {
         let same = |own: &&Figure| {
             own.system == OWN && own.lane == peer.lane && own.area == peer.area && own.what() == peer.what()
@@ -109,6 +128,21 @@ mod tests {
         let found = ratios(&Figure::all(&console, Lane::Counted, OWN).unwrap());
         let [one] = &found[..] else { panic!("{found:?}") };
         assert_eq!((one.ours, one.base), (10_000_000, 20_000));
+    }
+
+    #[test]
+    fn a_stream_is_compared_with_the_copy_of_the_same_lane() {
+        let line = |name: &str, to: &str, ticks: u32| {
+            format!("figure net {name} to={to} size=65536 direction=send : n=8 ticks={ticks} :\n")
+        };
+        let console =
+            line("copy", "10.0.0.254", 8) + &line("copy", PEER, 80) + &line("tcp-stream", PEER, 960);
+        let found = ratios(&Figure::all(&console, Lane::Wall, OWN).unwrap());
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].ours, found[0].base, found[0].lane), (120, 10, Lane::Wall));
+        let counted = Figure::all(&line("copy", PEER, 80), Lane::Counted, OWN).unwrap();
+        let wall = Figure::all(&line("tcp-stream", PEER, 960), Lane::Wall, OWN).unwrap();
+        assert!(ratios(&[counted, wall].concat()).is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::{Case, Context, Verdict};
 use crate::bundle::{self, DomainSet};
 use crate::emulator::{Card, Forward, Network};
 use crate::{run, workspace};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -30,6 +30,7 @@ pub fn cases() -> Vec<Case> {
     // In virtual time, so that no other load of this computer decides whether somebody waited too long.
     cases.push(Case::new(format!("net/overload/{SVM}"), |context| overload(context, SVM)));
     cases.push(Case::new(format!("net/flood/{SVM}"), |context| flood(context, SVM)));
+    cases.push(Case::new(format!("net/hostile/{SVM}"), |context| hostile(context, SVM)));
     cases
 }
 
@@ -209,4 +210,61 @@ fn flood(context: &Context, lane: Lane) -> Result<Verdict> {
     live::command(&mut set, "third", "ping 10.0.0.1 count=100 interval=1 wait=60000")?;
     let report = Machine::new(context, "net/flood", lane).counted().boot(&set)?;
     Ok(live::judge(&report, &["100 of 100 answered", "arrived"]))
+}
+
+/// A guest whose front end lies, three times over: its interface alone is given up each time, another guest still answers,
+/// and from the second time to the third the driver domain has lost no memory, no mapping and no port.
+fn hostile(context: &Context, lane: Lane) -> Result<Verdict> {
+    const ROUNDS: usize = 3;
+    let mut set = live::set("network.toml")?;
+    let liar = set.guest()?;
+    liar.kernel = "hostile-net".into();
+    liar.start = "manual".into();
+    // Time is counted in instructions: what a guest does in these seconds does not depend on this computer.
+    let round = "create guest; sleep 10; mem; events; stats dom0";
+    let commands = format!("{}; backends; ping 10.0.0.1 count=3", [round; ROUNDS].join("; "));
+    bundle::append(&mut set.control()?.cmdline, &run::exec(&commands));
+    let report = Machine::new(context, "net/hostile", lane).counted().boot(&set)?;
+    let verdict = live::judge(&report, &["3 of 3 answered"]);
+    if !matches!(verdict, Verdict::Passed(_)) {
+        return Ok(verdict);
+    }
+    for sign in ["SUCCESS: hostile-net", "disabled: its transmit ring"] {
+        if report.console.matches(sign).count() != ROUNDS {
+            return Ok(live::failed(&report, format!("not {ROUNDS} times {sign:?}")));
+        }
+    }
+    let [.., before, after] = &held(&report.console)[..] else { bail!("the driver domain does not count") };
+    if before != after {
+        return Ok(live::failed(&report, format!("the driver domain held {before:?}, then {after:?}")));
+    }
+    Ok(Verdict::Passed(format!("{after:?}")))
+}
+
+/// What the driver domain holds.
+#[derive(PartialEq, Debug, Default, Clone)]
+struct Held {
+    frames_free: u64,
+    pages_mapped: u64,
+    ports: usize,
+}
+
+/// What it said that it holds, each time it was asked for memory, ports and counters.
+fn held(console: &str) -> Vec<Held> {
+    let (mut all, mut now) = (Vec::new(), Held::default());
+    for line in console.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        match words[..] {
+            ["frames", .., "free"] => now = Held { frames_free: number(words.len() - 2), ..Held::default() },
+            [port, ..] if now.pages_mapped == 0 && port.parse::<u32>().is_ok() => now.ports += 1,
+            ["pages", "mapped", _] => now.pages_mapped = number(2),
+            ["pages", "unmapped", _] => {
+                now.pages_mapped -= number(2).min(now.pages_mapped);
+                all.push(now.clone());
+            }
+            _ => {}
+        }
+    }
+    all
 }
