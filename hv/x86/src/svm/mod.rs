@@ -7,10 +7,16 @@ mod fetch;
 pub mod maps;
 pub mod npt;
 #[cfg(target_os = "none")]
+mod registers;
+#[cfg(target_os = "none")]
+mod reset;
+#[cfg(target_os = "none")]
 mod run;
 #[cfg(target_os = "none")]
 mod vcpu;
 pub mod vmcb;
+#[cfg(target_os = "none")]
+mod windows;
 
 #[cfg(target_os = "none")]
 mod backend;

@@ -13,8 +13,9 @@ use zerocopy::FromZeros;
 
 use super::decode::{self, Raw};
 use super::maps::PortMap;
-use super::vmcb::{Vmcb, VmcbSegment, clean, code, intercept1, intercept2, tlb, vintr};
-use super::{Capabilities, GUEST_MSRS, NO_PORTS, event, fetch, run};
+use super::vmcb::{Vmcb, clean, code, intercept1, tlb};
+use super::windows::Nmi;
+use super::{Capabilities, event, fetch, run};
 use crate::cpu::fpu::VectorState;
 use crate::cpu::io::wrmsr;
 use crate::cpu::percpu::PerCpu;
@@ -22,50 +23,32 @@ use crate::cpu::tags::Tag;
 use crate::cpu::{features, machine_check, traps};
 use crate::paging;
 
-const EFER_SVME: u64 = 1 << 12;
+pub(super) const EFER_SVME: u64 = 1 << 12;
 const RFLAGS_IF: u64 = 1 << 9;
-const TSC_AUX: u32 = 0xc000_0103;
-/// #DB and #AC exit because a guest could make the CPU deliver them for ever; #MC is the host's.
-const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
-/// PAUSEs between exits, where the CPU counts them, and the ticks after which it counts anew.
-const PAUSE_COUNT: u16 = 4000;
-const PAUSE_THRESHOLD: u16 = 128;
-
-/// How far the guest is with a non-maskable interrupt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Nmi {
-    /// It has none.
-    #[default]
-    Open,
-    /// It is in the handler: IRET exits.
-    Handler,
-    /// It is about to execute the handler's IRET, at this address: until that is done the next one would nest. A window
-    /// for interrupts is open, which most often comes right after it.
-    Returning(u64),
-}
+pub(super) const TSC_AUX: u32 = 0xc000_0103;
 
 /// One virtual CPU on AMD-V.
 pub struct SvmVcpu {
-    gprs: Gprs,
+    pub(super) gprs: Gprs,
     /// The VMCB holds something for the next entry only, or has fields without their clean bits.
-    touched: bool,
+    pub(super) touched: bool,
     /// How long the instruction is that exited; 0 where it must be looked for. Nobody puts prefixes before those that are
     /// frequent.
-    length: u8,
-    capabilities: Capabilities,
-    vmcb_phys: u64,
-    vmcb: Box<Vmcb>,
-    tag: Option<Tag>,
-    loaded: bool,
-    vector: VectorState,
-    debug: [u64; 4],
-    tsc_aux: u64,
-    ports: Option<Box<PortMap>>,
-    nmi: Nmi,
+    pub(super) length: u8,
+    pub(super) capabilities: Capabilities,
+    pub(super) vmcb_phys: u64,
+    pub(super) vmcb: Box<Vmcb>,
+    pub(super) tag: Option<Tag>,
+    pub(super) loaded: bool,
+    pub(super) vector: VectorState,
+    pub(super) debug: [u64; 4],
+    pub(super) tsc_aux: u64,
+    pub(super) ports: Option<Box<PortMap>>,
+    pub(super) nmi: Nmi,
     /// Policy asked for a window for interrupts.
-    window: bool,
+    pub(super) window: bool,
     /// Policy waits for a lower task priority.
-    held: bool,
+    pub(super) held: bool,
 }
 
 impl SvmVcpu {
@@ -94,7 +77,7 @@ impl SvmVcpu {
     }
 
     /// Notes that fields changed.
-    fn touch(&mut self, bits: u32) {
+    pub(super) fn touch(&mut self, bits: u32) {
         self.vmcb.control.clean &= !bits;
         self.touched = true;
     }
@@ -113,47 +96,10 @@ impl SvmVcpu {
 
     /// Brings the VMCB up to date with the state that VMRUN does not switch: the guest's next entry loads it
     /// again.
-    fn sync(&self) {
+    pub(super) fn sync(&self) {
         let cpu = PerCpu::current();
         if cpu.guest.load(Ordering::Relaxed) == self.vmcb_phys {
             run::settle(cpu);
-        }
-    }
-
-    fn set_intercepts(&mut self) {
-        let control = &mut self.vmcb.control;
-        control.exceptions = EXCEPTIONS;
-        control.intercepts1 = intercept1::INTR
-            | intercept1::NMI
-            | intercept1::SMI
-            | intercept1::INIT
-            | intercept1::RDPMC
-            | intercept1::CPUID
-            | intercept1::INVD
-            | intercept1::HLT
-            | intercept1::INVLPGA
-            | intercept1::IO
-            | intercept1::MSR
-            | intercept1::TASK_SWITCH
-            | intercept1::FERR
-            | intercept1::SHUTDOWN;
-        control.intercepts2 = intercept2::VMRUN
-            | intercept2::VMMCALL
-            | intercept2::VMLOAD
-            | intercept2::VMSAVE
-            | intercept2::STGI
-            | intercept2::CLGI
-            | intercept2::SKINIT
-            | intercept2::WBINVD
-            | intercept2::MONITOR
-            | intercept2::MWAIT
-            | intercept2::MWAIT_ARMED
-            | intercept2::XSETBV
-            | intercept2::RDPRU;
-        if self.capabilities.pause_filter {
-            control.intercepts1 |= intercept1::PAUSE;
-            control.pause_count = PAUSE_COUNT;
-            control.pause_threshold = PAUSE_THRESHOLD;
         }
     }
 
@@ -233,60 +179,6 @@ impl SvmVcpu {
                 Some(exit)
             }
             _ => Some(decode::decode(raw, &self.gprs)),
-        }
-    }
-
-    /// Makes the hardware exit for what is waited for.
-    fn set_windows(&mut self) {
-        let window = self.window || matches!(self.nmi, Nmi::Returning(_));
-        let control = &mut self.vmcb.control;
-        if window {
-            // A virtual interrupt of the highest priority is never delivered: its intercept exits just before.
-            control.vintr |= vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR;
-            control.intercepts1 |= intercept1::VINTR;
-        } else {
-            control.vintr &= !(vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR);
-            control.intercepts1 &= !intercept1::VINTR;
-        }
-        // While such an interrupt waits, writes of CR8 exit too: QEMU ends with an assertion when such a write makes a
-        // virtual interrupt deliverable.
-        if window || self.held {
-            control.cr_writes |= 1 << 8;
-        } else {
-            control.cr_writes &= !(1 << 8);
-        }
-        self.touch(clean::INTERCEPTS | clean::VINTR);
-    }
-
-    fn segment_ref(&self, segment: Segment) -> &VmcbSegment {
-        let save = &self.vmcb.save;
-        match segment {
-            Segment::Cs => &save.cs,
-            Segment::Ds => &save.ds,
-            Segment::Es => &save.es,
-            Segment::Fs => &save.fs,
-            Segment::Gs => &save.gs,
-            Segment::Ss => &save.ss,
-            Segment::Tr => &save.tr,
-            Segment::Ldtr => &save.ldtr,
-            Segment::Gdtr => &save.gdtr,
-            Segment::Idtr => &save.idtr,
-        }
-    }
-
-    fn segment_mut(&mut self, segment: Segment) -> &mut VmcbSegment {
-        let save = &mut self.vmcb.save;
-        match segment {
-            Segment::Cs => &mut save.cs,
-            Segment::Ds => &mut save.ds,
-            Segment::Es => &mut save.es,
-            Segment::Fs => &mut save.fs,
-            Segment::Gs => &mut save.gs,
-            Segment::Ss => &mut save.ss,
-            Segment::Tr => &mut save.tr,
-            Segment::Ldtr => &mut save.ldtr,
-            Segment::Gdtr => &mut save.gdtr,
-            Segment::Idtr => &mut save.idtr,
         }
     }
 }
@@ -382,100 +274,15 @@ impl VcpuHw for SvmVcpu {
     }
 
     fn get(&self, register: Reg) -> u64 {
-        if is_switched_late(register) {
-            self.sync();
-        }
-        let save = &self.vmcb.save;
-        match register {
-            Reg::Rip => save.rip,
-            Reg::Rsp => save.rsp,
-            Reg::Rflags => save.rflags,
-            Reg::Cr0 => save.cr0,
-            Reg::Cr2 => save.cr2,
-            Reg::Cr3 => save.cr3,
-            Reg::Cr4 => save.cr4,
-            Reg::Cr8 => self.vmcb.control.vintr & vintr::TPR,
-            Reg::Dr6 => save.dr6,
-            Reg::Dr7 => save.dr7,
-            Reg::Efer => save.efer & !EFER_SVME,
-            Reg::Star => save.star,
-            Reg::Lstar => save.lstar,
-            Reg::Cstar => save.cstar,
-            Reg::Sfmask => save.sfmask,
-            Reg::KernelGsBase => save.kernel_gs_base,
-            Reg::SysenterCs => save.sysenter_cs,
-            Reg::SysenterEsp => save.sysenter_esp,
-            Reg::SysenterEip => save.sysenter_eip,
-            Reg::Pat => save.pat,
-            Reg::TscAux => self.tsc_aux,
-            Reg::Xcr0 => self.vector.xcr0(self.loaded),
-        }
+        self.register(register)
     }
 
     fn set(&mut self, register: Reg, value: u64) {
-        if is_switched_late(register) {
-            self.sync();
-        }
-        let save = &mut self.vmcb.save;
-        match register {
-            // These four are loaded at every entry.
-            Reg::Rip => save.rip = value,
-            Reg::Rsp => save.rsp = value,
-            Reg::Rflags => save.rflags = value | 2,
-            Reg::Cr8 => {
-                self.vmcb.control.vintr = self.vmcb.control.vintr & !vintr::TPR | value & vintr::TPR;
-                self.touch(clean::VINTR);
-            }
-            Reg::Cr0 | Reg::Cr3 | Reg::Cr4 | Reg::Efer => {
-                match register {
-                    Reg::Cr0 => save.cr0 = value,
-                    Reg::Cr3 => save.cr3 = value,
-                    Reg::Cr4 => save.cr4 = value,
-                    _ => save.efer = value | EFER_SVME,
-                }
-                self.touch(clean::CONTROL);
-            }
-            Reg::Cr2 => {
-                save.cr2 = value;
-                self.touch(clean::CR2);
-            }
-            Reg::Dr6 | Reg::Dr7 => {
-                if register == Reg::Dr6 {
-                    save.dr6 = value
-                } else {
-                    save.dr7 = value
-                }
-                self.touch(clean::DEBUG);
-            }
-            Reg::Star => save.star = value,
-            Reg::Lstar => save.lstar = value,
-            Reg::Cstar => save.cstar = value,
-            Reg::Sfmask => save.sfmask = value,
-            Reg::KernelGsBase => save.kernel_gs_base = value,
-            Reg::SysenterCs => save.sysenter_cs = value,
-            Reg::SysenterEsp => save.sysenter_esp = value,
-            Reg::SysenterEip => save.sysenter_eip = value,
-            Reg::Pat => {
-                save.pat = value;
-                self.touch(clean::NESTED);
-            }
-            Reg::TscAux => {
-                self.tsc_aux = value;
-                if self.loaded && self.capabilities.rdtscp {
-                    // SAFETY: the CPU has the MSR; the hypervisor does not use it.
-                    unsafe { wrmsr(TSC_AUX, value) };
-                }
-            }
-            Reg::Xcr0 => self.vector.set_xcr0(value, self.loaded),
-        }
+        self.set_register(register, value);
     }
 
     fn segment(&self, segment: Segment) -> SegmentState {
-        if matches!(segment, Segment::Fs | Segment::Gs | Segment::Tr | Segment::Ldtr) {
-            self.sync();
-        }
-        let raw = self.segment_ref(segment);
-        SegmentState { selector: raw.selector, attributes: raw.attributes, limit: raw.limit, base: raw.base }
+        self.segment_state(segment)
     }
 
     #[inline]
@@ -489,15 +296,7 @@ impl VcpuHw for SvmVcpu {
     }
 
     fn set_segment(&mut self, segment: Segment, state: SegmentState) {
-        if matches!(segment, Segment::Fs | Segment::Gs | Segment::Tr | Segment::Ldtr) {
-            self.sync();
-        }
-        let SegmentState { selector, attributes, limit, base } = state;
-        *self.segment_mut(segment) = VmcbSegment { selector, attributes, limit, base };
-        if segment == Segment::Ss {
-            self.vmcb.save.cpl = (attributes >> 5 & 3) as u8;
-        }
-        self.touch(clean::SEGMENTS | clean::TABLES);
+        self.set_segment_state(segment, state);
     }
 
     #[inline]
@@ -518,18 +317,7 @@ impl VcpuHw for SvmVcpu {
     }
 
     fn inject(&mut self, event: Event) -> Result<(), Busy> {
-        if event::is_valid(self.vmcb.control.event) {
-            return Err(Busy);
-        }
-        self.vmcb.control.event = event::encode(event);
-        self.touched = true;
-        if event.kind == EventKind::Nmi {
-            // Until the guest's IRET no other NMI may come.
-            self.vmcb.control.intercepts1 |= intercept1::IRET;
-            self.nmi = Nmi::Handler;
-            self.set_windows();
-        }
-        Ok(())
+        self.inject_event(event)
     }
 
     #[inline]
@@ -540,21 +328,11 @@ impl VcpuHw for SvmVcpu {
     }
 
     fn request_window(&mut self, window: Option<Window>) {
-        match window {
-            Some(Window::Interrupt) => self.window = true,
-            // The window after IRET, whose exit `inject` asked for, is that for NMIs too.
-            Some(Window::Nmi) => return,
-            None => self.window = false,
-        }
-        self.set_windows();
+        self.request_window_of(window);
     }
 
     fn blocks_nmi(&self) -> bool {
-        match self.nmi {
-            Nmi::Open => false,
-            Nmi::Handler => true,
-            Nmi::Returning(iret) => self.vmcb.save.rip == iret,
-        }
+        self.is_in_nmi()
     }
 
     // The page of registers is policy's alone.
@@ -570,10 +348,7 @@ impl VcpuHw for SvmVcpu {
     fn offer(&mut self, _requested: u8, _in_service: u8) {}
 
     fn watch_priority(&mut self, below: Option<u8>) {
-        if self.held != below.is_some() {
-            self.held = below.is_some();
-            self.set_windows();
-        }
+        self.hold(below.is_some());
     }
 
     #[inline]
@@ -582,45 +357,7 @@ impl VcpuHw for SvmVcpu {
     }
 
     fn reset(&mut self) {
-        self.sync();
-        let nested_root = self.vmcb.control.nested_root;
-        let (asid, tsc_offset) = (self.vmcb.control.asid, self.vmcb.control.tsc_offset);
-        self.vmcb.zero();
-        (self.nmi, self.window, self.held) = (Nmi::Open, false, false);
-        self.set_intercepts();
-        let control = &mut self.vmcb.control;
-        control.iopm =
-            self.ports.as_ref().map_or(NO_PORTS.phys(), |map| paging::direct_map_phys(&raw const **map));
-        control.msrpm = GUEST_MSRS.phys();
-        control.vintr = vintr::MASKING;
-        control.nested = 1;
-        control.nested_root = nested_root;
-        control.asid = asid.max(1);
-        control.tsc_offset = tsc_offset;
-        // The state after INIT: section 14.1.3, table 14-1.
-        let data = VmcbSegment { selector: 0, attributes: 0x93, limit: 0xffff, base: 0 };
-        let save = &mut self.vmcb.save;
-        (save.ds, save.es, save.fs, save.gs, save.ss) = (data, data, data, data, data);
-        save.cs = VmcbSegment { selector: 0xf000, attributes: 0x9b, limit: 0xffff, base: 0xffff_0000 };
-        save.gdtr = VmcbSegment { limit: 0xffff, ..VmcbSegment::default() };
-        save.idtr = save.gdtr;
-        save.ldtr = VmcbSegment { attributes: 0x82, limit: 0xffff, ..VmcbSegment::default() };
-        save.tr = VmcbSegment { attributes: 0x8b, limit: 0xffff, ..VmcbSegment::default() };
-        save.efer = EFER_SVME;
-        save.cr0 = 0x6000_0010;
-        save.rflags = 2;
-        save.rip = 0xfff0;
-        save.dr6 = 0xffff_0ff0;
-        save.dr7 = 0x400;
-        save.pat = 0x0007_0406_0007_0406;
-        self.gprs = Gprs::default();
-        self.tsc_aux = 0;
-        self.vector.reset();
-        if self.loaded {
-            self.vector.load();
-        }
-        self.debug = [0; 4];
-        self.touch(clean::ALL);
+        self.reset_all();
     }
 
     fn set_nested_root(&mut self, root: HostPhys) {
@@ -657,21 +394,6 @@ impl VcpuHw for SvmVcpu {
             self.touch(clean::PERMISSIONS);
         }
     }
-}
-
-/// Whether a register is switched by VMLOAD and VMSAVE, not by VMRUN.
-const fn is_switched_late(register: Reg) -> bool {
-    matches!(
-        register,
-        Reg::Star
-            | Reg::Lstar
-            | Reg::Cstar
-            | Reg::Sfmask
-            | Reg::KernelGsBase
-            | Reg::SysenterCs
-            | Reg::SysenterEsp
-            | Reg::SysenterEip
-    )
 }
 
 /// Whether this CPU has TSC_AUX.

@@ -32,12 +32,7 @@ pub fn cases() -> Vec<Case> {
             cargo_test(toolchain::own_cargo().args(["test", "-p", package]).args(options))
         }));
     }
-    if workspace::root().join("pv-abi/tests/loom.rs").exists() {
-        cases.push(Case::new("loom/pv-abi", |_| loom("pv-abi")));
-    }
-    if workspace::root().join("pv-drivers/tests/loom.rs").exists() {
-        cases.push(Case::new("loom/pv-drivers", |_| loom("pv-drivers")));
-    }
+    cases.push(Case::new("loom/pv-drivers", |_| loom("pv-drivers")));
     cases
 }
 
