@@ -22,7 +22,7 @@ impl SvmVcpu {
         let nested_root = self.vmcb.control.nested_root;
         let (asid, tsc_offset) = (self.vmcb.control.asid, self.vmcb.control.tsc_offset);
         self.vmcb.zero();
-        (self.nmi, self.window, self.held) = (Nmi::Open, false, false);
+        (self.nmi, self.window, self.given, self.held) = (Nmi::Open, false, None, false);
         self.set_intercepts();
         let control = &mut self.vmcb.control;
         control.iopm =

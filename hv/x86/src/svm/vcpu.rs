@@ -47,6 +47,8 @@ pub struct SvmVcpu {
     pub(super) nmi: Nmi,
     /// Policy asked for a window for interrupts.
     pub(super) window: bool,
+    /// The virtual interrupt that the guest takes next.
+    pub(super) given: Option<u8>,
     /// Policy waits for a lower task priority.
     pub(super) held: bool,
 }
@@ -69,6 +71,7 @@ impl SvmVcpu {
             ports: None,
             nmi: Nmi::Open,
             window: false,
+            given: None,
             held: false,
         };
         vcpu.set_nested_root(config.nested_root);
@@ -111,12 +114,17 @@ impl SvmVcpu {
         control.event = 0;
         control.tlb_control = tlb::KEEP;
         control.clean = clean::ALL;
+        if self.given.is_some() {
+            self.look_at_given();
+        }
     }
 
     /// An exit interrupted the delivery of an event: it is put back.
     #[cold]
     fn put_back(&mut self) {
-        if let Some(again) = event::again(self.vmcb.control.exit_int_info) {
+        if self.given.is_none()
+            && let Some(again) = event::again(self.vmcb.control.exit_int_info)
+        {
             self.vmcb.control.event = again;
             self.touched = true;
         }
@@ -324,6 +332,7 @@ impl VcpuHw for SvmVcpu {
     fn can_take_interrupt(&self) -> bool {
         self.vmcb.save.rflags & RFLAGS_IF != 0
             && self.vmcb.control.shadow & 1 == 0
+            && self.given.is_none()
             && !event::is_valid(self.vmcb.control.event)
     }
 

@@ -188,6 +188,9 @@ pub mod vintr {
     pub const PRIORITY: u64 = 0xf << 16;
     pub const IGNORE_TPR: u64 = 1 << 20;
     pub const MASKING: u64 = 1 << 24;
+    /// Where the vector begins.
+    pub const VECTOR_SHIFT: u32 = 32;
+    pub const VECTOR: u64 = 0xff << VECTOR_SHIFT;
 }
 
 /// Bits of [`Control::clean`]: section 15.15.3.

@@ -1,5 +1,10 @@
 //! When a virtual CPU on AMD-V can take interrupts: injection, and the exits that tell of the moment.
 //!
+//! Interrupts are injected as virtual interrupts (section 15.21.4), which the guest takes before its next instruction, for it
+//! can take one whenever policy injects one. An exit may come before that: the interrupt then waits in the VMCB.
+//! EVENTINJ would do as well, and does where a window is wanted at the same time, but QEMU (seen in 7.2, `helper_vmrun`)
+//! keeps the vector that it injected so, and delivers it once more if its own loop is interrupted before the next exit.
+//!
 //! The CPU has no window for NMIs: IRET exits instead, and after it a window for interrupts is opened (AMD64 manual volume 2,
 //! section 15.9, INTERCEPT_IRET; section 15.21.4 for virtual interrupts).
 
@@ -22,21 +27,59 @@ pub(super) enum Nmi {
     Returning(u64),
 }
 
+/// The intercept of writes of CR8.
+const CR8_WRITE: u16 = 1 << 8;
+
 impl SvmVcpu {
     /// Has the next entry deliver an event.
     pub(super) fn inject_event(&mut self, event: Event) -> Result<(), Busy> {
         if event::is_valid(self.vmcb.control.event) {
             return Err(Busy);
         }
-        self.vmcb.control.event = event::encode(event);
-        self.touched = true;
-        if event.kind == EventKind::Nmi {
-            // Until the guest's IRET no other NMI may come.
-            self.vmcb.control.intercepts1 |= intercept1::IRET;
-            self.nmi = Nmi::Handler;
-            self.set_windows();
+        match event.kind {
+            EventKind::Interrupt if self.given.is_some() => return Err(Busy),
+            EventKind::Interrupt => {
+                self.given = Some(event.vector);
+                self.set_windows();
+            }
+            EventKind::Exception => self.put_event(event),
+            EventKind::Nmi => {
+                self.put_event(event);
+                // Until the guest's IRET no other NMI may come.
+                self.vmcb.control.intercepts1 |= intercept1::IRET;
+                self.nmi = Nmi::Handler;
+                self.set_windows();
+            }
         }
         Ok(())
+    }
+
+    fn put_event(&mut self, event: Event) {
+        self.vmcb.control.event = event::encode(event);
+        self.touched = true;
+    }
+
+    /// After the exit that followed an entry with a virtual interrupt: it was taken, or still waits.
+    pub(super) fn look_at_given(&mut self) {
+        let waits = self.vmcb.control.vintr & vintr::IRQ != 0;
+        if !waits {
+            self.given = None;
+        }
+        if waits || self.vmcb.control.cr_writes & CR8_WRITE != 0 {
+            self.watch_cr8(waits);
+            self.touched = true;
+        }
+    }
+
+    /// Writes of CR8 exit while a virtual interrupt waits for more than the next instruction: QEMU ends with an assertion
+    /// when such a write makes one deliverable. They also tell of a lower task priority.
+    fn watch_cr8(&mut self, waits: bool) {
+        if waits || self.held {
+            self.vmcb.control.cr_writes |= CR8_WRITE;
+        } else {
+            self.vmcb.control.cr_writes &= !CR8_WRITE;
+        }
+        self.touch(clean::INTERCEPTS);
     }
 
     /// Exits as soon as the guest takes interrupts, or no more.
@@ -70,22 +113,21 @@ impl SvmVcpu {
     /// Makes the hardware exit for what is waited for.
     pub(super) fn set_windows(&mut self) {
         let window = self.window || matches!(self.nmi, Nmi::Returning(_));
+        if window && let Some(vector) = self.given.take() {
+            self.put_event(Event::interrupt(vector));
+        }
         let control = &mut self.vmcb.control;
+        control.vintr &= !(vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR | vintr::VECTOR);
+        control.intercepts1 &= !intercept1::VINTR;
         if window {
             // A virtual interrupt of the highest priority is never delivered: its intercept exits just before.
             control.vintr |= vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR;
             control.intercepts1 |= intercept1::VINTR;
-        } else {
-            control.vintr &= !(vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR);
-            control.intercepts1 &= !intercept1::VINTR;
+        } else if let Some(vector) = self.given {
+            control.vintr |=
+                vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR | u64::from(vector) << vintr::VECTOR_SHIFT;
         }
-        // While such an interrupt waits, writes of CR8 exit too: QEMU ends with an assertion when such a write makes a
-        // virtual interrupt deliverable.
-        if window || self.held {
-            control.cr_writes |= 1 << 8;
-        } else {
-            control.cr_writes &= !(1 << 8);
-        }
-        self.touch(clean::INTERCEPTS | clean::VINTR);
+        self.watch_cr8(window);
+        self.touch(clean::VINTR);
     }
 }
