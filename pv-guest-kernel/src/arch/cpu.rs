@@ -37,6 +37,8 @@ pub struct PerCpu {
     pub vcpu_info: AtomicUsize,
     /// Upcalls taken.
     pub upcalls: AtomicU64,
+    /// Upcalls taken with no event pending, which nobody sent.
+    pub idle_upcalls: AtomicU64,
     /// Events handled.
     pub events: AtomicU64,
     /// Polls of tasks.
@@ -73,6 +75,7 @@ impl PerCpu {
             timer_port: AtomicU32::new(0),
             vcpu_info: AtomicUsize::new(0),
             upcalls: AtomicU64::new(0),
+            idle_upcalls: AtomicU64::new(0),
             events: AtomicU64::new(0),
             polls: AtomicU64::new(0),
             blocks: AtomicU64::new(0),

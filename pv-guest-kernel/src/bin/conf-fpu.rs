@@ -1,13 +1,16 @@
-//! Vector and x87 registers keep their contents while vCPUs change places.
+//! Vector and x87 registers keep their contents while vCPUs change places; and an upcall comes once, where the emulator's
+//! processors take turns: QEMU once delivered it again when it went over to the next one.
 #![no_std]
 #![no_main]
 
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 
+use pv_abi::DomainId;
 use pv_guest_kernel::arch::cpu;
-use pv_guest_kernel::conf::{Outcome, Test};
+use pv_guest_kernel::conf::{Outcome, Test, error};
 use pv_guest_kernel::task;
-use pv_guest_kernel::xen::{clock, sched};
+use pv_guest_kernel::xen::{clock, events, sched};
 
 pv_guest_kernel::conformance!(run);
 
@@ -63,6 +66,22 @@ fn round_x87(seed: u64) -> u32 {
     before.iter().zip(&after).filter(|(a, b)| a != b).count() as u32
 }
 
+/// Sends events to itself and computes for a while after each, without an exit that would hide a second delivery.
+fn events_to_self(count: u64) -> Outcome {
+    let here = events::alloc_unbound(DomainId::SELF).map_err(|e| error("a port", e))?;
+    let there = events::bind_interdomain(DomainId::SELF, here).map_err(|e| error("its end", e))?;
+    events::bind_vcpu(here, cpu::this().id).map_err(|e| error("its vCPU", e))?;
+    events::on(here, "conf-fpu", |_| {}, 0);
+    for _ in 0..count {
+        events::notify(there);
+        let end = clock::now() + 2_000_000;
+        while clock::now() < end {}
+    }
+    events::close(there);
+    events::close(here);
+    Ok(())
+}
+
 async fn run(t: &mut Test) -> Outcome {
     let end = clock::now() + 300_000_000;
     let tasks: alloc::vec::Vec<_> = (0..cpu::count())
@@ -83,6 +102,9 @@ async fn run(t: &mut Test) -> Outcome {
         t.check("enough rounds", rounds >= 50);
         t.equal("registers that changed", bad, 0);
     }
+    events_to_self(300)?;
+    let idle: u64 = cpu::all().map(|cpu| cpu.idle_upcalls.load(Ordering::Relaxed)).sum();
+    t.equal("upcalls without an event", idle, 0);
     // The control words.
     let mut mxcsr = 0x1f80u32;
     // SAFETY: sets the rounding mode of vector arithmetic, which the kernel does not use, and reads it back.

@@ -430,6 +430,9 @@ pub fn upcall() {
     let cpu = cpu::this();
     cpu.upcalls.fetch_add(1, Ordering::Relaxed);
     let info = shared::vcpu_info(cpu);
+    if info.upcall_pending.load(Ordering::Relaxed) == 0 {
+        cpu.idle_upcalls.fetch_add(1, Ordering::Relaxed);
+    }
     if abi() == Abi::TwoLevel {
         return two_level::scan(info, shared::info(), &cpu.ports, |port| dispatch(cpu, port.raw()));
     }
