@@ -166,6 +166,12 @@ impl<B: Engine> Platform for Pc<B> {
         }
     }
 
+    fn tell(&self, cpu: CpuId) {
+        if let Some(cpu) = PerCpu::of(cpu) {
+            lapic::tell(cpu);
+        }
+    }
+
     fn idle(&self) {
         self.engine.settle();
         if PerCpu::current().pending.load(Ordering::Acquire) == 0 {

@@ -9,7 +9,7 @@ use super::posted::Posted;
 use super::registers::*;
 use super::timer::{self, Mode, Timer};
 use super::vectors::Vectors;
-use crate::hw::{ApicMode, RegisterPage, TscTicks};
+use crate::hw::{ApicMode, Levels, RegisterPage, TscTicks};
 use crate::time::Clock;
 use alloc::sync::Arc;
 
@@ -257,11 +257,15 @@ impl LocalApic {
         (class <= self.cr8() && self.takes_interrupts()).then_some(class)
     }
 
-    /// The vectors that are requested and in service, the highest of each or 0, for hardware that delivers interrupts by
-    /// itself. None is requested as long as the guest has not enabled the APIC.
-    pub fn levels(&self) -> (u8, u8) {
-        let requested = if self.takes_interrupts() { self.irr().highest() } else { None };
-        (requested.unwrap_or(0), self.isr().highest().unwrap_or(0))
+    /// What hardware that delivers interrupts by itself has to know. None is requested as long as the guest has not
+    /// enabled the APIC.
+    pub fn levels(&self) -> Levels {
+        let enabled = self.takes_interrupts();
+        Levels {
+            requested: self.irr().highest().filter(|_| enabled).unwrap_or(0),
+            in_service: self.isr().highest().unwrap_or(0),
+            enabled,
+        }
     }
 
     /// The virtual CPU takes the interrupt of this vector.

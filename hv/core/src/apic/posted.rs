@@ -1,12 +1,14 @@
 //! Interrupts that others post to a virtual CPU's local APIC.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use crate::hw::Requests;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 /// Interrupts, INITs and start-up messages on their way to a virtual CPU: set by any CPU, taken by the one that runs
 /// it. Who posts then raises the virtual CPU's attention.
 #[derive(Debug, Default)]
 pub struct Posted {
-    vectors: [AtomicU64; 4],
+    requests: Arc<Requests>,
     /// `INIT`, or `START | vector`.
     message: AtomicU32,
     /// The APIC's timer fired.
@@ -28,17 +30,17 @@ pub enum Message {
 impl Posted {
     /// Posts an interrupt.
     pub fn vector(&self, vector: u8) {
-        if let Some(word) = self.vectors.get(usize::from(vector / 64)) {
-            word.fetch_or(1 << (vector % 64), SeqCst);
-        }
+        self.requests.insert(vector);
     }
 
     /// Takes all posted interrupts.
     pub fn take(&self) -> [u64; 4] {
-        core::array::from_fn(|index| match self.vectors.get(index) {
-            Some(word) if word.load(SeqCst) != 0 => word.swap(0, SeqCst),
-            _ => 0,
-        })
+        self.requests.take()
+    }
+
+    /// The interrupts, for the hardware.
+    pub const fn requests(&self) -> &Arc<Requests> {
+        &self.requests
     }
 
     /// Says that the APIC's timer fired.

@@ -1,6 +1,6 @@
 use super::registers::*;
 use super::*;
-use crate::hw::TscTicks;
+use crate::hw::{Levels, TscTicks};
 use crate::time::Clock;
 use std::sync::Arc;
 use std::vec::Vec;
@@ -316,14 +316,14 @@ fn the_page_has_what_reads_tell() {
         bench.apic.accept(0x99);
         bench.apic.request(0xa5);
         assert_eq!((page.get(ISR + 4), page.get(IRR + 5)), (1 << 25, 1 << 5));
-        assert_eq!(bench.apic.levels(), (0xa5, 0x99));
+        assert_eq!(bench.apic.levels(), Levels { requested: 0xa5, in_service: 0x99, enabled: true });
         let _ = bench.write(SVR, 0xff);
-        assert_eq!(bench.apic.levels(), (0, 0x99), "disabled");
+        assert_eq!(bench.apic.levels(), Levels { requested: 0, in_service: 0x99, enabled: false });
         assert_eq!(page.get(LVT_TIMER) & LVT_MASKED, LVT_MASKED, "and with it the timer");
         same(&mut bench);
         bench.apic.reset();
         same(&mut bench);
-        assert_eq!((page.get(TPR), bench.apic.levels()), (0, (0, 0)));
+        assert_eq!((page.get(TPR), bench.apic.levels()), (0, Levels::default()));
     }
 }
 

@@ -30,12 +30,7 @@ pub fn deliver<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P
         }
     }
     if reasons.contains(Reason::APIC) {
-        context.apic.collect(&vcpu.posted);
-        if vcpu.posted.take_timer()
-            && let Some(next) = context.apic.timer_fired(moment(around))
-        {
-            around.set_apic_timer(Some(next));
-        }
+        collect(context, around);
     }
     inject(context, around);
     if reasons.contains(Reason::APIC) || vcpu.upcall_vector().is_some() {
@@ -43,12 +38,22 @@ pub fn deliver<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P
     }
 }
 
+/// Requests of the local APIC what was posted to it, and what its timer asks for.
+fn collect<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
+    let posted = &around.vcpu().posted;
+    context.apic.collect(posted);
+    if posted.take_timer()
+        && let Some(next) = context.apic.timer_fired(moment(around))
+    {
+        around.set_apic_timer(Some(next));
+    }
+}
+
 /// Tells hardware that delivers the local APIC's interrupts what there is, and other hardware what waits for a lower task
 /// priority.
 fn offer<H: VcpuHw>(context: &mut Context<H>) {
     if context.hw.delivers_interrupts() {
-        let (requested, in_service) = context.apic.levels();
-        context.hw.offer(requested, in_service);
+        context.hw.offer(context.apic.levels());
     } else {
         context.hw.watch_priority(context.apic.held_by_priority());
     }
@@ -101,9 +106,15 @@ pub fn on_window<P: Platform>(context: &mut Context<Hw<P>>, vcpu: &Vcpu<P>) -> R
     Resume::Continue
 }
 
-/// Whether something waits to be put into the guest: it then does not sleep.
+/// Whether something waits to be put into the guest: it then does not sleep. What was posted is looked at: its task
+/// priority may hold it back, and hardware that takes requests while the guest runs may have delivered it.
 pub fn is_deliverable<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) -> bool {
     let vcpu = around.vcpu();
+    if vcpu.attention.peek().contains(Reason::APIC) {
+        vcpu.attention.take(Reason::APIC);
+        collect(context, around);
+        offer(context);
+    }
     if vcpu.attention.peek().intersects(Reason::WAKING) || context.nmi_due {
         return true;
     }

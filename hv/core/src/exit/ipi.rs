@@ -3,7 +3,7 @@
 use crate::apic::{Address, Ipi, IpiKind};
 use crate::hw::Platform;
 use crate::sched::Scheduler;
-use crate::vcpu::{Reason, StartState, Vcpu, kick, notify};
+use crate::vcpu::{Reason, StartState, Vcpu, kick, notify, post};
 use alloc::sync::Arc;
 
 /// Sends a message from the local APIC of `sender` to those of `vcpus` that it addresses. `signature` is what CPUID
@@ -24,8 +24,7 @@ pub fn send_ipi<P: Platform>(
         let own = vcpu.address.id() == sender.id();
         match ipi.kind {
             IpiKind::Fixed(vector) | IpiKind::LowestPriority(vector) => {
-                vcpu.posted.vector(vector);
-                notify(platform, scheduler, vcpu, Reason::APIC);
+                post(platform, scheduler, vcpu, vector);
                 if matches!(ipi.kind, IpiKind::LowestPriority(_)) {
                     return;
                 }

@@ -90,4 +90,7 @@ pub trait Backend: Send + Sync + 'static {
     fn new_vcpu(&self, config: VcpuConfig) -> Result<Self::Vcpu, NewVcpuError>;
     /// The largest page that the nested page tables can map.
     fn largest_page(&self) -> PageSize;
+    /// Whether a CPU that runs guest code takes a virtual CPU's [`Requests`](super::Requests) without leaving it when it is
+    /// told by [`Platform::tell`](super::Platform::tell).
+    fn takes_requests(&self) -> bool;
 }

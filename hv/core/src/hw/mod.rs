@@ -16,7 +16,7 @@ mod time;
 mod vcpu;
 
 pub use addr::{HostPhys, Mfn, Order, PAGE_BYTES, PAGE_SHIFT, PageSize, Pages};
-pub use apic::{ApicMode, RegisterPage};
+pub use apic::{ApicMode, Levels, RegisterPage, Requests};
 pub use backend::{Backend, CachePolicy, Entry, EntryFormat, NewVcpuError, Rights, VcpuConfig};
 pub use exit::{Access, ControlAccess, EntryFailure, Exit, ExitClass, IoExit, RawExit};
 pub use gprs::Gprs;

@@ -166,6 +166,9 @@ pub trait Platform: Send + Sync + Sized + 'static {
 
     /// Makes `cpu` leave guest mode or [`idle`](Self::idle), and see [`HostEvent::Kick`].
     fn kick(&self, cpu: CpuId);
+    /// Makes `cpu` take the requests to the virtual CPU whose guest code it runs, if it runs any
+    /// ([`Backend::takes_requests`]); it also leaves [`idle`](Self::idle).
+    fn tell(&self, cpu: CpuId);
     /// Waits until something happens on the host; returns at once if something has.
     fn idle(&self);
     /// Takes interrupts that wait, without waiting for one: for long work between two exits.

@@ -1,7 +1,7 @@
 //! One virtual CPU as the hardware runs it.
 
 use super::addr::HostPhys;
-use super::apic::{ApicMode, RegisterPage};
+use super::apic::{ApicMode, Levels, RegisterPage, Requests};
 use super::exit::Exit;
 use super::gprs::Gprs;
 use super::state::{Reg, Segment, SegmentState};
@@ -109,17 +109,16 @@ pub trait VcpuHw: Send + 'static {
     /// Whether a non-maskable interrupt was put in whose handler has not returned yet.
     fn blocks_nmi(&self) -> bool;
 
-    /// The page of its local APIC's registers. Hardware that can may serve accesses of the guest from it, as the page's
-    /// owner says; [`Reg::Cr8`] and the page's task priority are then one.
-    fn use_apic(&mut self, page: &Arc<RegisterPage>);
+    /// The page of its local APIC's registers, and what others request of it. Hardware that can may serve accesses of the
+    /// guest from the page, as its owner says; [`Reg::Cr8`] and the page's task priority are then one.
+    fn use_apic(&mut self, page: &Arc<RegisterPage>, requests: &Arc<Requests>);
     /// How the guest reaches its local APIC from now on.
     fn set_apic_mode(&mut self, mode: ApicMode);
     /// Whether the hardware delivers the interrupts that [`offer`](Self::offer) names. If not, each is put in by
     /// [`inject`](Self::inject).
     fn delivers_interrupts(&self) -> bool;
-    /// Names the highest vectors that are requested and in service in the page of registers, 0 for none: after each
-    /// change that the hardware did not make itself.
-    fn offer(&mut self, requested: u8, in_service: u8);
+    /// Says what there is in the page of registers: after each change that the hardware did not make itself.
+    fn offer(&mut self, levels: Levels);
     /// Asks for an exit when the guest lowers its task priority, as CR8 shows it, below this one: [`Exit::Priority`], or
     /// that of the instruction. `None` withdraws. Has no effect where the hardware delivers interrupts.
     fn watch_priority(&mut self, below: Option<u8>);

@@ -32,6 +32,8 @@ pub struct Record {
     pub events: HashMap<u16, VecDeque<HostEvent>>,
     /// How often each CPU was kicked.
     pub kicks: HashMap<u16, usize>,
+    /// How often each CPU was told of requests.
+    pub told: HashMap<u16, usize>,
     /// The armed timer of each CPU.
     pub timers: HashMap<u16, Option<TscTicks>>,
     /// The routes in use.
@@ -92,6 +94,11 @@ impl TestMachine {
             record: Mutex::default(),
             pci: Mutex::default(),
         }
+    }
+
+    /// Whether its CPUs take requests to a virtual CPU while they run it.
+    pub fn set_takes_requests(&mut self, takes: bool) {
+        self.backend.takes_requests = takes;
     }
 
     /// What its guests do.
@@ -177,6 +184,10 @@ impl Platform for TestMachine {
     fn kick(&self, cpu: CpuId) {
         *self.record.lock().unwrap().kicks.entry(cpu.raw()).or_default() += 1;
         self.raise(cpu, HostEvent::Kick);
+    }
+
+    fn tell(&self, cpu: CpuId) {
+        *self.record.lock().unwrap().told.entry(cpu.raw()).or_default() += 1;
     }
 
     /// If nothing is waiting, time passes until the timer's deadline.

@@ -2,8 +2,8 @@
 
 use super::format::PlainFormat;
 use crate::hw::{
-    ApicMode, Backend, Busy, Event, Exit, Gprs, HostPhys, NewVcpuError, PageSize, Reg, RegisterPage, Segment,
-    SegmentState, TscTicks, VcpuConfig, VcpuHw, Window,
+    ApicMode, Backend, Busy, Event, Exit, Gprs, HostPhys, Levels, NewVcpuError, PageSize, Reg, RegisterPage,
+    Requests, Segment, SegmentState, TscTicks, VcpuConfig, VcpuHw, Window,
 };
 use std::boxed::Box;
 use std::collections::{HashMap, VecDeque};
@@ -66,11 +66,13 @@ pub struct Scripted {
     pub scripts: Scripts,
     /// The largest page it maps.
     pub largest: PageSize,
+    /// It takes requests to a virtual CPU while that runs.
+    pub takes_requests: bool,
 }
 
 impl Default for Scripted {
     fn default() -> Self {
-        Self { scripts: Scripts::default(), largest: PageSize::G1 }
+        Self { scripts: Scripts::default(), largest: PageSize::G1, takes_requests: false }
     }
 }
 
@@ -106,6 +108,10 @@ impl Backend for Scripted {
     fn largest_page(&self) -> PageSize {
         self.largest
     }
+
+    fn takes_requests(&self) -> bool {
+        self.takes_requests
+    }
 }
 
 /// A virtual CPU that plays its domain's script.
@@ -136,7 +142,7 @@ pub struct ScriptedVcpu {
     /// Whether it delivers interrupts by itself, and has a timer of its own.
     pub delivers: bool,
     /// The last offer: the vectors requested and in service.
-    pub offered: Option<(u8, u8)>,
+    pub offered: Option<Levels>,
     /// The task priority below which an exit was asked for.
     pub watched: Option<u8>,
     /// How the guest reaches its local APIC.
@@ -239,7 +245,7 @@ impl VcpuHw for ScriptedVcpu {
         self.blocks_nmi
     }
 
-    fn use_apic(&mut self, _page: &Arc<RegisterPage>) {}
+    fn use_apic(&mut self, _page: &Arc<RegisterPage>, _requests: &Arc<Requests>) {}
 
     fn set_apic_mode(&mut self, mode: ApicMode) {
         self.apic_mode = mode;
@@ -249,8 +255,8 @@ impl VcpuHw for ScriptedVcpu {
         self.delivers
     }
 
-    fn offer(&mut self, requested: u8, in_service: u8) {
-        self.offered = Some((requested, in_service));
+    fn offer(&mut self, levels: Levels) {
+        self.offered = Some(levels);
     }
 
     fn watch_priority(&mut self, below: Option<u8>) {

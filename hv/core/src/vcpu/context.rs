@@ -2,7 +2,7 @@
 
 use crate::apic::{Address, LocalApic};
 use crate::exit::PortAccess;
-use crate::hw::{Reg, VcpuHw};
+use crate::hw::{Levels, Reg, Requests, VcpuHw};
 use crate::mem::{Paging, Trails};
 use alloc::sync::Arc;
 
@@ -63,9 +63,9 @@ pub struct Context<H> {
 }
 
 impl<H: VcpuHw> Context<H> {
-    pub(super) fn new(mut hw: H, address: Arc<Address>) -> Self {
+    pub(super) fn new(mut hw: H, address: Arc<Address>, requests: &Arc<Requests>) -> Self {
         let apic = LocalApic::new(address);
-        hw.use_apic(apic.page());
+        hw.use_apic(apic.page(), requests);
         hw.set_apic_mode(apic.mode());
         Self {
             hw,
@@ -94,7 +94,7 @@ impl<H: VcpuHw> Context<H> {
         self.apic.reset();
         self.hw.set_apic_mode(self.apic.mode());
         self.hw.watch_priority(None);
-        self.hw.offer(0, 0);
+        self.hw.offer(Levels::default());
         self.upcall_due = false;
         self.nmi_due = false;
         self.unfinished = None;

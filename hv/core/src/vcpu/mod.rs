@@ -86,15 +86,16 @@ impl<P: Platform> Vcpu<P> {
         now: TscTicks,
     ) -> Self {
         let address = Arc::new(Address::new(apic_id(id)));
+        let posted = Posted::default();
         Self {
             id,
             domain,
-            context: Mutex::new(Context::new(hw, Arc::clone(&address))),
+            context: Mutex::new(Context::new(hw, Arc::clone(&address), posted.requests())),
             entity: Entity::new(group, affinity, now),
             attention: Attention::default(),
             info,
             timers: TimerSlots::default(),
-            posted: Posted::default(),
+            posted,
             address,
             stats,
             areas: Mutex::default(),
@@ -113,6 +114,12 @@ impl<P: Platform> Vcpu<P> {
             0 => None,
             vector => Some(vector),
         }
+    }
+
+    /// Whether it runs guest code, or is about to, on a CPU that takes requests without leaving it.
+    #[inline]
+    fn takes_requests(&self, platform: &P) -> bool {
+        platform.backend().takes_requests() && self.entered.load(Ordering::SeqCst) != 0
     }
 
     /// Sets the vector of its upcall; 0 is none. Vectors below 16 are not interrupts: the caller refuses them. The
@@ -200,6 +207,24 @@ pub fn notify<P: Platform>(
     kick(platform, scheduler.wake(vcpu, platform.tsc()));
 }
 
+/// Posts an interrupt to a virtual CPU's local APIC. One that runs on another CPU takes it without leaving the guest,
+/// where the hardware can.
+///
+/// The attention word says that there is one in any case. Should the virtual CPU be about to leave, or be gone from that
+/// CPU already, it is looked at before the guest is entered again, and that the CPU is told is in vain.
+pub fn post<P: Platform>(platform: &P, scheduler: &Scheduler<Arc<Vcpu<P>>>, vcpu: &Arc<Vcpu<P>>, vector: u8) {
+    vcpu.posted.vector(vector);
+    vcpu.attention.raise(Reason::APIC);
+    let Some(cpu) = scheduler.wake(vcpu, platform.tsc()).filter(|cpu| *cpu != platform.current_cpu()) else {
+        return;
+    };
+    if !vcpu.takes_requests(platform) {
+        platform.kick(cpu);
+    } else if vcpu.posted.requests().tell() {
+        platform.tell(cpu);
+    }
+}
+
 /// Discharges a [`Wake`] for the domain that has these virtual CPUs.
 #[inline]
 pub fn wake_all<P: Platform>(
@@ -209,7 +234,10 @@ pub fn wake_all<P: Platform>(
     wake: Wake,
 ) {
     for vcpu in wake.upcalls.filter_map(|index| vcpus.get(index)) {
-        notify(platform, scheduler, vcpu, Reason::UPCALL);
+        match vcpu.upcall_vector() {
+            Some(vector) if vcpu.takes_requests(platform) => post(platform, scheduler, vcpu, vector),
+            _ => notify(platform, scheduler, vcpu, Reason::UPCALL),
+        }
     }
     for vcpu in wake.pollers.filter_map(|index| vcpus.get(index)) {
         kick(platform, scheduler.wake(vcpu, platform.tsc()));

@@ -22,6 +22,8 @@ pub const TIMER: u8 = 0xf0;
 pub const KICK: u8 = 0xf1;
 /// The vector of the serial port.
 pub const CONSOLE: u8 = 0xf2;
+/// The vector by which a CPU in a guest is told of requests to the virtual CPU; outside of a guest it means nothing.
+pub const REQUESTS: u8 = 0xf3;
 /// The vector of spurious interrupts: its lower four bits are ones, as old local APICs want.
 pub const SPURIOUS: u8 = 0xff;
 
@@ -199,7 +201,15 @@ extern "C" fn trap(frame: &mut Frame) {
     match frame.vector as u8 {
         2 => nmi(),
         0..=31 => panic!("exception in the hypervisor: {frame}"),
-        vector @ FIRST_LINE..END_LINES => {
+        vector => taken(vector),
+    }
+}
+
+/// Takes the interrupt of this vector, which the local APIC has given to this CPU and awaits the end of. The caller holds
+/// no lock, and interrupts are off.
+pub fn taken(vector: u8) {
+    match vector {
+        FIRST_LINE..END_LINES => {
             lines::raised(PerCpu::current(), vector - FIRST_LINE);
             lapic::end_of_interrupt();
         }
@@ -209,7 +219,7 @@ extern "C" fn trap(frame: &mut Frame) {
             cpu.set_pending(pending::TIMER);
             lapic::end_of_interrupt();
         }
-        KICK => lapic::end_of_interrupt(),
+        KICK | REQUESTS => lapic::end_of_interrupt(),
         CONSOLE => {
             if uart::receive() {
                 PerCpu::current().set_pending(pending::CONSOLE);

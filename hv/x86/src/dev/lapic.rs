@@ -196,6 +196,11 @@ pub fn kick(cpu: &PerCpu) {
     }
 }
 
+/// Makes another CPU take the requests to the virtual CPU that it runs.
+pub fn tell(cpu: &PerCpu) {
+    command(Some(cpu.apic()), 1 << 14 | u32::from(traps::REQUESTS));
+}
+
 /// Resets another CPU, which then waits for a start-up IPI.
 pub fn send_init(target: ApicId) {
     command(Some(target), COMMAND_INIT);

@@ -117,4 +117,9 @@ impl Backend for Svm {
     fn largest_page(&self) -> PageSize {
         if features::gigabyte_pages() { PageSize::G1 } else { PageSize::M2 }
     }
+
+    #[inline]
+    fn takes_requests(&self) -> bool {
+        false
+    }
 }

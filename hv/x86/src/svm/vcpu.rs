@@ -6,8 +6,8 @@ use core::sync::atomic::Ordering;
 
 use alloc::sync::Arc;
 use hv_core::hw::{
-    ApicMode, Busy, Event, EventKind, Exit, Gprs, HostPhys, NewVcpuError, Reg, RegisterPage, Segment,
-    SegmentState, TscTicks, VcpuConfig, VcpuHw, Window,
+    ApicMode, Busy, Event, EventKind, Exit, Gprs, HostPhys, Levels, NewVcpuError, Reg, RegisterPage,
+    Requests, Segment, SegmentState, TscTicks, VcpuConfig, VcpuHw, Window,
 };
 use zerocopy::FromZeros;
 
@@ -345,7 +345,7 @@ impl VcpuHw for SvmVcpu {
     }
 
     // The page of registers is policy's alone.
-    fn use_apic(&mut self, _page: &Arc<RegisterPage>) {}
+    fn use_apic(&mut self, _page: &Arc<RegisterPage>, _requests: &Arc<Requests>) {}
 
     fn set_apic_mode(&mut self, _mode: ApicMode) {}
 
@@ -354,7 +354,7 @@ impl VcpuHw for SvmVcpu {
         false
     }
 
-    fn offer(&mut self, _requested: u8, _in_service: u8) {}
+    fn offer(&mut self, _levels: Levels) {}
 
     fn watch_priority(&mut self, below: Option<u8>) {
         self.hold(below.is_some());

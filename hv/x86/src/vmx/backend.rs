@@ -69,4 +69,9 @@ impl Backend for Vmx {
     fn largest_page(&self) -> PageSize {
         if self.capability.gigabyte_pages { PageSize::G1 } else { PageSize::M2 }
     }
+
+    #[inline]
+    fn takes_requests(&self) -> bool {
+        self.capability.posts
+    }
 }

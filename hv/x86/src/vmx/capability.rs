@@ -88,6 +88,8 @@ pub struct Capability {
     pub timer: Option<u8>,
     /// The guest's reads of x2APIC registers, and its writes of the task priority, are served from the page of registers.
     pub x2apic: bool,
+    /// A guest that runs takes posted interrupts.
+    pub posts: bool,
 }
 
 /// What of that which not every processor has is used, for the log.
@@ -100,6 +102,7 @@ impl fmt::Display for Capability {
             (self.apic_registers(), "virtual APIC registers"),
             (self.delivers(), "virtual-interrupt delivery"),
             (self.x2apic, "virtual x2APIC mode"),
+            (self.posts, "posted interrupts"),
         ] {
             if there {
                 write!(f, ", {name}")?;
@@ -115,6 +118,11 @@ impl Capability {
         self.secondary & Secondary::APIC_REGISTERS.bits() != 0
     }
 
+    /// An exit for an external interrupt says which, and has told the machine's local APIC that it is taken.
+    pub const fn acknowledges(&self) -> bool {
+        self.exit & ExitControls::ACKNOWLEDGE.bits() != 0
+    }
+
     /// The processor delivers the local APIC's interrupts by itself, and ends them.
     pub const fn delivers(&self) -> bool {
         self.secondary & Secondary::INTERRUPT_DELIVERY.bits() != 0
@@ -123,11 +131,6 @@ impl Capability {
 
 /// What is missing, in one sentence for the user.
 pub type Missing = &'static str;
-
-/// Virtual-interrupt delivery, where it is asked for: nowhere. With it, a Linux guest with two virtual CPUs was seen to stop
-/// in Bochs, one of them waiting for a spin lock with interrupts off. All that it needs is here and under tests, so that
-/// the control is all that is missing once the reason is known.
-const DELIVERY: Secondary = Secondary::empty();
 
 /// Reads the capabilities through `rdmsr` and decides.
 ///
@@ -182,7 +185,7 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
         | Secondary::WBINVD
         | Secondary::XSAVES
         | Secondary::APIC_REGISTERS
-        | DELIVERY;
+        | Secondary::INTERRUPT_DELIVERY;
     let mut pauses = primary_wanted;
     if secondaries.can(Secondary::PAUSE_LOOP.bits()) {
         secondary_wanted |= Secondary::PAUSE_LOOP;
@@ -193,7 +196,7 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
     }
     // XSAVES of guests would need a bitmap of its own; without the control the instruction is #UD, as CPUID says.
     secondary_wanted.remove(Secondary::XSAVES);
-    Ok(Capability {
+    let mut capability = Capability {
         revision: (basic & 0x7fff_ffff) as u32,
         pin: pins.choose((Pin::EXTERNAL_INTERRUPT | Pin::NMI | Pin::VIRTUAL_NMI).bits(), 0).map_err(lacks)?,
         primary: primaries
@@ -222,7 +225,7 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
                     | ExitControls::SAVE_PAT
                     | ExitControls::LOAD_PAT)
                     .bits(),
-                ExitControls::SAVE_DEBUG.bits(),
+                (ExitControls::SAVE_DEBUG | ExitControls::ACKNOWLEDGE).bits(),
             )
             .map_err(lacks)?,
         entry: entries
@@ -237,7 +240,12 @@ pub fn choose(rdmsr: impl Fn(u32) -> u64) -> Result<Capability, Missing> {
         vpid,
         timer: pins.can(Pin::PREEMPTION_TIMER.bits()).then(|| (rdmsr(msr::MISC) & 0x1f) as u8),
         x2apic: secondaries.can(Secondary::X2APIC_MODE.bits()),
-    })
+        posts: false,
+    };
+    // Section 27.2.1.1 wants the other two with it.
+    capability.posts =
+        pins.can(Pin::POSTED_INTERRUPTS.bits()) && capability.delivers() && capability.acknowledges();
+    Ok(capability)
 }
 
 #[cfg(test)]
@@ -289,13 +297,25 @@ pub(super) mod tests {
 
     #[test]
     fn what_serves_the_local_apic_is_used_where_it_is() {
-        let server = |i: u32| haswell(i) | if i == msr::SECONDARY { 3 << 40 } else { 0 };
+        let server = |i: u32| {
+            haswell(i)
+                | match i {
+                    msr::SECONDARY => 3 << 40,
+                    msr::TRUE_PIN => 1 << 39,
+                    _ => 0,
+                }
+        };
         let without = |index: u32, bits: u64| {
             choose(move |i: u32| server(i) & if i == index { !bits } else { u64::MAX }).unwrap()
         };
         let all = without(0, 0);
-        assert!(all.apic_registers() && all.x2apic);
-        assert!(!all.delivers(), "see `DELIVERY`");
+        assert!(all.delivers() && all.apic_registers() && all.x2apic);
+        assert!(!without(msr::SECONDARY, 1 << 41).delivers());
+        assert!(all.posts && all.acknowledges() && all.pin & Pin::POSTED_INTERRUPTS.bits() == 0, "by APIC");
+        for (group, bit) in [(msr::SECONDARY, 41), (msr::TRUE_PIN, 39), (msr::TRUE_EXIT, 32 + 15)] {
+            assert!(!without(group, 1 << bit).posts, "{group:#x}");
+        }
+        assert!(!without(msr::TRUE_EXIT, 1 << (32 + 15)).acknowledges());
         assert!(!without(msr::SECONDARY, 1 << 40).apic_registers());
         assert!(!without(msr::SECONDARY, 1 << 36).x2apic);
         assert_eq!(without(msr::TRUE_PIN, 1 << 38).timer, None);

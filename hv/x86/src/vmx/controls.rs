@@ -11,6 +11,7 @@ bitflags! {
         const NMI = 1 << 3;
         const VIRTUAL_NMI = 1 << 5;
         const PREEMPTION_TIMER = 1 << 6;
+        const POSTED_INTERRUPTS = 1 << 7;
     }
 }
 

@@ -33,6 +33,7 @@ macro_rules! fields {
 fields! {
     // 16-bit control fields (B.1.1)
     VPID = 0x0000;
+    POSTED_VECTOR = 0x0002;
     // 16-bit guest-state fields (B.1.2); the interrupt status has the vector requested below and the one in service above
     GUEST_INTERRUPT_STATUS = 0x0810;
     GUEST_ES_SELECTOR = 0x0800;
@@ -60,6 +61,7 @@ fields! {
     ENTRY_MSR_LOAD = 0x200a;
     TSC_OFFSET = 0x2010;
     VIRTUAL_APIC = 0x2012;
+    POSTED_DESCRIPTOR = 0x2016;
     EPT_POINTER = 0x201a;
     EOI_EXIT0 = 0x201c;
     EOI_EXIT1 = 0x201e;

@@ -9,8 +9,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use hv_core::hw::{
-    ApicMode, Busy, Event, EventKind, Exit, Gprs, HostPhys, Reg, RegisterPage, Segment, SegmentState,
-    TscTicks, VcpuConfig, VcpuHw, Window,
+    ApicMode, Busy, Event, EventKind, Exit, Gprs, HostPhys, Levels, Reg, RegisterPage, Requests, Segment,
+    SegmentState, TscTicks, VcpuConfig, VcpuHw, Window,
 };
 
 use super::bitmaps::Bitmaps;
@@ -59,8 +59,8 @@ const TYPES_WITH_LENGTH: [u32; 3] = [4, 5, 6];
 const UNBLOCKED_BY_IRET: u32 = 1 << 12;
 
 /// The preemption timer stands in for the machine's when the deadline is nearer than this, in ticks. An entry with it costs
-/// about 15 instructions more; a deadline that it reaches, some 60 fewer (an interrupt to take and to acknowledge), and the
-/// machine's timer need not be set, which takes 20. So it gains as long as five entries or fewer come before the deadline.
+/// about 15 instructions more; a deadline that it reaches, some 30 fewer (the handler of an interrupt, and its end), and the
+/// machine's timer need not be set, which takes 20. So it gains as long as three entries or fewer come before the deadline.
 const SOON: u64 = 50_000;
 
 /// Exceptions that exit: #DB and #AC, whose delivery can loop for ever inside the processor, and #MC, the host's.
@@ -82,8 +82,8 @@ pub struct Vcpu {
     /// This CPU runs it: the structure is current, and the registers are in the CPU.
     loaded: bool,
     cr2: u64,
-    /// The page of the local APIC's registers, of which the structure has the address.
-    apic: Option<Arc<RegisterPage>>,
+    /// The page of the local APIC's registers and the requests to it, of which the structure has the addresses.
+    apic: Option<(Arc<RegisterPage>, Arc<Requests>)>,
     /// When the preemption timer is to end guest mode; 0 for never.
     deadline: u64,
     /// The EPT pointer (section 25.6.11).
@@ -91,6 +91,7 @@ pub struct Vcpu {
     tag: Option<Tag>,
     flush: bool,
     /// Copies of fields that decide often.
+    pin: u32,
     primary: u32,
     entry_event: u32,
     /// What the guest sees of CR0 and CR4 where they are the hypervisor's.
@@ -119,6 +120,7 @@ impl Vcpu {
             tables: 0,
             tag: None,
             flush: true,
+            pin: capability.pin,
             primary: capability.primary,
             entry_event: 0,
             shadows: [0; 2],
@@ -212,6 +214,14 @@ impl Vcpu {
         }
     }
 
+    fn write_pin(&mut self, bit: Pin, on: bool) {
+        let wanted = if on { self.pin | bit.bits() } else { self.pin & !bit.bits() };
+        if wanted != self.pin {
+            self.pin = wanted;
+            write(field::PIN_CONTROLS, wanted.into());
+        }
+    }
+
     fn write_event(&mut self, info: u32, code: Option<u32>, length: u64) {
         write(field::ENTRY_EVENT, info.into());
         if let Some(code) = code {
@@ -293,6 +303,9 @@ impl Vcpu {
             reason::APIC_WRITE => told.qualification = read(field::EXIT_QUALIFICATION),
             reason::RDMSR | reason::WRMSR => {
                 told.registers = (self.gprs.rax, self.gprs.rcx, self.gprs.rdx);
+            }
+            reason::EXTERNAL_INTERRUPT if self.capability.acknowledges() => {
+                traps::taken(read(field::EXIT_EVENT) as u8);
             }
             reason::EXTERNAL_INTERRUPT => traps::take_interrupts(),
             reason::EXCEPTION_OR_NMI => {
@@ -487,7 +500,7 @@ impl VcpuHw for Vcpu {
     fn get(&self, register: Reg) -> u64 {
         match register {
             Reg::Cr2 => self.cr2,
-            Reg::Cr8 => self.apic.as_ref().map_or(0, |page| page.cr8().into()),
+            Reg::Cr8 => self.apic.as_ref().map_or(0, |(page, _)| page.cr8().into()),
             Reg::Xcr0 => self.vector.xcr0(self.loaded),
             Reg::Dr6 => self.debug.dr6(self.loaded),
             _ if self.loaded => self.read_reg(register),
@@ -499,7 +512,7 @@ impl VcpuHw for Vcpu {
         match register {
             Reg::Cr2 => self.cr2 = value,
             Reg::Cr8 => {
-                if let Some(page) = &self.apic {
+                if let Some((page, _)) = &self.apic {
                     page.set_cr8(value as u8);
                 }
             }
@@ -569,10 +582,17 @@ impl VcpuHw for Vcpu {
             || read(field::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_NMI != 0
     }
 
-    fn use_apic(&mut self, page: &Arc<RegisterPage>) {
+    fn use_apic(&mut self, page: &Arc<RegisterPage>, requests: &Arc<Requests>) {
         let address = paging::direct_map_phys(Arc::as_ptr(page).cast::<u8>());
-        self.on_structure(|_| write(field::VIRTUAL_APIC, address));
-        self.apic = Some(Arc::clone(page));
+        let descriptor = paging::direct_map_phys(Arc::as_ptr(requests).cast::<u8>());
+        self.on_structure(|vcpu| {
+            write(field::VIRTUAL_APIC, address);
+            if vcpu.capability.posts {
+                write(field::POSTED_DESCRIPTOR, descriptor);
+                write(field::POSTED_VECTOR, traps::REQUESTS.into());
+            }
+        });
+        self.apic = Some((Arc::clone(page), Arc::clone(requests)));
     }
 
     fn set_apic_mode(&mut self, mode: ApicMode) {
@@ -588,10 +608,14 @@ impl VcpuHw for Vcpu {
         self.capability.delivers()
     }
 
-    fn offer(&mut self, requested: u8, in_service: u8) {
+    fn offer(&mut self, levels: Levels) {
         if self.capability.delivers() {
-            let status = u64::from(in_service) << 8 | u64::from(requested);
-            self.on_structure(|_| write(field::GUEST_INTERRUPT_STATUS, status));
+            let status = u64::from(levels.in_service) << 8 | u64::from(levels.requested);
+            let posts = levels.enabled && self.capability.posts;
+            self.on_structure(|vcpu| {
+                write(field::GUEST_INTERRUPT_STATUS, status);
+                vcpu.write_pin(Pin::POSTED_INTERRUPTS, posts);
+            });
         }
     }
 
@@ -609,10 +633,7 @@ impl VcpuHw for Vcpu {
             self.capability.timer.is_some() && deadline.raw().saturating_sub(rdtsc()) < SOON
         };
         let deadline = deadline.filter(soon).map_or(0, |deadline| deadline.raw().max(1));
-        if (deadline != 0) != (self.deadline != 0) {
-            let bit = if deadline != 0 { Pin::PREEMPTION_TIMER.bits() } else { 0 };
-            write(field::PIN_CONTROLS, (self.capability.pin | bit).into());
-        }
+        self.write_pin(Pin::PREEMPTION_TIMER, deadline != 0);
         self.deadline = deadline;
         deadline != 0
     }

@@ -8,7 +8,7 @@ use pv_guest_kernel::println;
 use pv_guest_kernel::xen::{clock, identity};
 
 use crate::handlers::{WHEN, expect, seen, wait_for};
-use crate::registers::{DEADLINE, MASKED, PERIODIC, TSC_DEADLINE, read, reg, set_cr8, write};
+use crate::registers::{DEADLINE, MASKED, PERIODIC, TSC_DEADLINE, open, read, reg, set_cr8, to_self, write};
 
 pub fn timer(t: &mut Test) {
     seen();
@@ -31,6 +31,9 @@ pub fn timer(t: &mut Test) {
     }
     write(reg::INITIAL, 0);
     t.equal("it is stopped", read(reg::CURRENT), 0);
+    if identity().is_xenolith() {
+        masked(t);
+    }
 }
 
 /// It goes on while its vector is held back by the priority, and comes once then. Only here: see `priorities`.
@@ -50,6 +53,24 @@ fn held_back(t: &mut Test) {
     instr::cli();
     t.equal("one that is held back is requested", (held, requested), (0, 1 << 1));
     expect(t, "and comes when it may", &[0x61]);
+}
+
+/// With interrupts off, one waits while the machine's own timer interrupts this CPU for the second: neither comes.
+fn masked(t: &mut Test) {
+    write(reg::TIMER, 0x51);
+    to_self(0x61);
+    write(reg::INITIAL, 5_000_000);
+    let start = clock::now();
+    while read(reg::IRR + 2) & 1 << 17 == 0 && clock::now() - start < 60_000_000_000 {
+        core::hint::spin_loop();
+    }
+    expect(t, "none comes while interrupts are off, whatever the machine takes", &[]);
+    t.equal("both are requested", (read(reg::IRR + 2), read(reg::IRR + 3)), (1 << 17, 1 << 1));
+    open();
+    while read(reg::IRR + 2) != 0 {
+        open();
+    }
+    expect(t, "each once", &[0x61, 0x51]);
 }
 
 pub fn deadline(t: &mut Test) {

@@ -173,7 +173,9 @@ fn a_lower_task_priority_lets_in_what_it_held() {
 fn hardware_that_delivers_is_told_and_nothing_is_put_in() {
     let bench = with_callback();
     bench.with(|context, _| context.hw.delivers = true);
-    let offered = |bench: &Bench| bench.with(|context, _| context.hw.offered.take());
+    let offered = |bench: &Bench| {
+        bench.with(|context, _| context.hw.offered.take()).map(|levels| (levels.requested, levels.in_service))
+    };
     bench.vcpu.posted.vector(0x31);
     enable_apic(&bench);
     bench.vcpu.posted.vector(0x52);
@@ -204,6 +206,29 @@ fn hardware_that_delivers_is_told_and_nothing_is_put_in() {
     assert_eq!(bench.exit(Exit::Halt), Resume::Block);
     bench.with(|context, _| context.reset());
     assert_eq!(offered(&bench), Some((0, 0)));
+}
+
+#[test]
+fn what_cannot_come_yet_does_not_end_a_halt() {
+    let bench = with_callback();
+    bench.with(|context, _| context.hw.delivers = true);
+    enable_apic(&bench);
+    bench.vcpu.attention.take(Reason::all());
+    bench.with(|context, _| context.hw.set(Reg::Cr8, 5));
+    bench.vcpu.posted.vector(0x51);
+    bench.vcpu.attention.raise(Reason::APIC);
+    assert_eq!(bench.exit(Exit::Halt), Resume::Block, "its task priority holds it back");
+    let levels = bench.with(|context, _| context.hw.offered.take());
+    assert_eq!(levels.map(|levels| levels.requested), Some(0x51), "the hardware knows it nevertheless");
+    // Hardware took it while the guest ran, and the note that there was one is left.
+    bench.with(|context, _| context.apic.accept(0x51));
+    bench.with(|context, _| context.hw.set(Reg::Cr8, 0));
+    bench.vcpu.attention.raise(Reason::APIC);
+    assert_eq!(bench.exit(Exit::Halt), Resume::Block);
+    bench.vcpu.posted.vector(0x61);
+    bench.vcpu.attention.raise(Reason::APIC);
+    assert_eq!(bench.exit(Exit::Halt), Resume::Continue);
+    assert_eq!(bench.vcpu.attention.peek(), Reason::APIC);
 }
 
 #[test]

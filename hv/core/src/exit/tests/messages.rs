@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::apic::{Destination, IpiKind};
+use crate::event::Wake;
 use crate::hw::{CpuId, Gprs};
 use crate::sched::Scheduler;
-use crate::vcpu::{Reason, StartState};
+use crate::vcpu::{Reason, StartState, wake_all};
 use pv_abi::vcpu::{HvmContext, HvmRegisters, HvmX86_32, HvmX86_64};
 
 struct Domain {
@@ -41,6 +42,69 @@ fn interrupts_are_posted_to_those_addressed() {
     assert_eq!(taken, [1, 0, 0], "to one only");
     domain.send(IpiKind::Nmi, Destination::Physical(2));
     assert!(domain.vcpus[2].attention.peek().contains(Reason::NMI));
+}
+
+/// What CPU 1 got: kicks, and how often it was told of requests.
+fn sent(domain: &Domain) -> (usize, usize) {
+    let record = domain.machine.record.lock().unwrap();
+    let of = |counts: &HashMap<u16, usize>| counts.get(&1).copied().unwrap_or(0);
+    (of(&record.kicks), of(&record.told))
+}
+
+/// A domain whose virtual CPU 1 runs on CPU 1, in the guest.
+fn running(takes_requests: bool) -> Domain {
+    let mut domain = Domain::new();
+    domain.machine.set_takes_requests(takes_requests);
+    let receiver = &domain.vcpus[1];
+    receiver.set_upcall_vector(0x40);
+    let _ = domain.scheduler.set_up(receiver, true, TscTicks::new(0));
+    domain.scheduler.set_affinity(receiver, CpuMask::new(1 << 1));
+    assert!(matches!(
+        domain.scheduler.schedule(CpuId::new(1), None, TscTicks::new(0)).next,
+        crate::sched::Next::Run(vcpu) if Arc::ptr_eq(&vcpu, receiver)
+    ));
+    receiver.entered.store(1, SeqCst);
+    domain
+}
+
+#[test]
+fn one_that_runs_takes_an_interrupt_in_the_guest_where_the_hardware_can() {
+    let domain = running(true);
+    let receiver = &domain.vcpus[1];
+    let send = |vector| domain.send(IpiKind::Fixed(vector), Destination::Physical(1));
+    send(0x31);
+    assert_eq!(sent(&domain), (0, 1));
+    assert_eq!(receiver.attention.peek(), Reason::APIC, "should it leave the guest before");
+    send(0x32);
+    assert_eq!(sent(&domain), (0, 1), "it has not taken the first yet");
+    assert_eq!(receiver.posted.take(), [3 << 0x31, 0, 0, 0]);
+    send(0x33);
+    assert_eq!(sent(&domain), (0, 2), "it took them, and is told again");
+    // An upcall by a vector of its own is an interrupt like others.
+    let wake = || {
+        let mut wake = Wake::NOBODY;
+        wake.upcalls.add(1);
+        wake
+    };
+    let _ = receiver.posted.take();
+    wake_all(&domain.machine, &domain.scheduler, &domain.vcpus, wake());
+    assert_eq!((sent(&domain), receiver.posted.take()), ((0, 3), [0, 1, 0, 0]));
+    // What is no interrupt makes it leave, and so does all as soon as it is not in the guest.
+    domain.send(IpiKind::Nmi, Destination::Physical(1));
+    assert_eq!(sent(&domain), (1, 3));
+    receiver.entered.store(0, SeqCst);
+    send(0x34);
+    assert_eq!(sent(&domain), (2, 3));
+    wake_all(&domain.machine, &domain.scheduler, &domain.vcpus, wake());
+    assert_eq!((sent(&domain), receiver.posted.take()), ((3, 3), [1 << 0x34, 0, 0, 0]));
+    assert!(receiver.attention.peek().contains(Reason::UPCALL));
+}
+
+#[test]
+fn one_that_runs_is_kicked_where_the_hardware_cannot() {
+    let domain = running(false);
+    domain.send(IpiKind::Fixed(0x31), Destination::Physical(1));
+    assert_eq!(sent(&domain), (1, 0));
 }
 
 #[test]
