@@ -25,8 +25,6 @@ const MIB: usize = 1 << 20;
 const SEEK: usize = 8;
 /// How much behind that is discarded, and how much stays as it is behind it, in MiB each.
 const TAIL: usize = 2;
-/// A guest's memory that does not end below its hole under 4 GiB, and that of the machine for it, in MiB.
-const ABOVE: (u64, u64) = (3200, 4608);
 /// The file that goes over the network, in bytes.
 const SENT: usize = 16 * MIB;
 /// What a line of the kernel's log is about if it matters here.
@@ -236,18 +234,7 @@ fn punches(context: &Context, files: &mut Files, name: &str) -> Result<bool> {
     Ok(process::collect(command.args(["-p", "-o", "0", "-l", "4096"]).arg(file), TOOL)?.passed())
 }
 
-/// Whether the host has this much memory to give, in MiB, and as much again.
-fn has_memory(mib: u64) -> bool {
-    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
-    let available = read("/proc/meminfo")
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok());
-    let limit = read("/sys/fs/cgroup/memory.max").trim().parse::<u64>().ok();
-    let wanted = 2 * mib;
-    available.is_some_and(|kib| kib >> 10 >= wanted) && limit.is_none_or(|bytes| bytes >> 20 >= wanted)
-}
-
-/// The backports' kernel: a guest with four vCPUs on two processors, and with memory above 4 GiB if the host has enough.
+/// The backports' kernel: a guest with four vCPUs on two processors.
 fn four_vcpus(context: &Context) -> Result<Verdict> {
     let linux = match Linux::get(Suite::Backports) {
         Ok(linux) => linux,
@@ -258,8 +245,6 @@ fn four_vcpus(context: &Context) -> Result<Verdict> {
     let commands = format!(
         "set -e
 echo release=$(uname -r)
-echo above=$(dmesg | grep -c 'BIOS-e820: .mem 0x0000000100000000-0x0000000107ffffff. usable')
-echo pages=$(awk '/zone +Normal/ {{ here = 1 }} here && /present/ {{ print $2; exit }}' /proc/zoneinfo)
 echo 1 >/proc/sys/vm/drop_caches
 for k in 0 1 2 3; do dd if=/dev/urandom of=/dev/xvda bs=1M seek=$((k * 5)) count=5 conv=fsync,notrunc 2>/dev/null & done
 wait
@@ -267,23 +252,12 @@ echo written: $(sha256sum /dev/xvda)
 {FACTS}"
     );
     let mut set = guest(context, &mut files, &linux, "linux-backports", &commands)?;
-    let guest = set.guest()?;
-    guest.vcpus = 4;
-    let (memory, machine_memory) = ABOVE;
-    let above = has_memory(machine_memory);
-    if above {
-        guest.memory = format!("{memory}M");
-    }
+    set.guest()?.vcpus = 4;
     let machine = Machine::new(context, "linux/backports", SVM.at(2)).disks(std::slice::from_ref(&raw));
-    let machine = machine.memory(if above { machine_memory } else { 640 } << 20);
-    let report = machine.limit(600).boot(&set)?;
+    let report = machine.memory(640 << 20).limit(600).boot(&set)?;
     let release = format!("release={}", linux.release()?);
     let hash = format!("written: {}", workspace::sha256(&std::fs::read(&raw)?));
-    let mut signs = vec!["clocksource=xen cpus=4", "upcalls=20", &release, &hash];
-    if above {
-        signs.extend(["above=1", "pages=32768"]);
-    }
-    Ok(judge(&report, &signs))
+    Ok(judge(&report, &["clocksource=xen cpus=4", "upcalls=20", &release, &hash]))
 }
 
 /// Makes a file system with one file.
