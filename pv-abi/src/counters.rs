@@ -195,6 +195,22 @@ impl CounterPage {
         ]
     }
 
+    /// Counts an exit. For the one writer.
+    #[inline]
+    pub fn count_exit(&self, cause: ExitCause) {
+        if let Some(counter) = self.exits.get(cause as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// Counts a hypercall. For the one writer.
+    #[inline]
+    pub fn count_call(&self, call: Call) {
+        if let Some(counter) = self.hypercalls.get(call as usize) {
+            counter.add(1);
+        }
+    }
+
     /// How many exits of this cause there were.
     pub fn exits_of(&self, cause: ExitCause) -> u64 {
         self.exits.get(cause as usize).map_or(0, Counter::get)

@@ -10,7 +10,6 @@ use crate::hw::{Exit, TscTicks};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Deref;
-use pv_abi::Call;
 use pv_abi::control::ExitCause;
 use pv_abi::counters::{CounterPage, Owner};
 use pv_abi::ids::{DomainId, VcpuId};
@@ -101,12 +100,10 @@ impl Drop for VcpuStats {
 }
 
 impl VcpuStats {
-    /// Counts an exit.
-    #[inline]
-    pub fn exit(&self, exit: &Exit) {
-        if let Some(counter) = self.exits.get(cause(exit) as usize) {
-            counter.add(1);
-        }
+    /// The page itself.
+    #[inline(always)]
+    pub const fn page(&self) -> &'static CounterPage {
+        self.0
     }
 
     /// Counts the present exit under another cause than the one it was counted under.
@@ -115,14 +112,6 @@ impl VcpuStats {
             counter.add(u64::MAX);
         }
         if let Some(counter) = self.exits.get(to as usize) {
-            counter.add(1);
-        }
-    }
-
-    /// Counts a hypercall.
-    #[inline]
-    pub fn call(&self, call: Call) {
-        if let Some(counter) = self.hypercalls.get(call as usize) {
             counter.add(1);
         }
     }
@@ -144,6 +133,7 @@ impl VcpuStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pv_abi::Call;
     use pv_abi::control::Statistics;
 
     fn take(pages: &CounterPages, vcpu: u32) -> VcpuStats {
@@ -154,13 +144,13 @@ mod tests {
     fn counters_of_two_vcpus_add_up() {
         let pages = CounterPages::default();
         let (a, b) = (take(&pages, 0), take(&pages, 1));
-        a.exit(&Exit::Cpuid);
-        b.exit(&Exit::Cpuid);
-        b.exit(&Exit::MsrWrite(0x10, 5));
-        b.exit(&Exit::Undefined);
+        a.count_exit(cause(&Exit::Cpuid));
+        b.count_exit(cause(&Exit::Cpuid));
+        b.count_exit(cause(&Exit::MsrWrite(0x10, 5)));
+        b.count_exit(cause(&Exit::Undefined));
         let call = Call::from_index(3).unwrap();
-        a.call(call);
-        b.call(call);
+        a.count_call(call);
+        b.count_call(call);
         b.copied_bytes.add(4096);
         let mut sum = Statistics::default();
         a.add_to(&mut sum, 0);
@@ -190,12 +180,12 @@ mod tests {
     #[test]
     fn an_exit_can_be_counted_under_another_cause() {
         let stats = take(&CounterPages::default(), 0);
-        stats.exit(&Exit::NestedFault {
+        stats.count_exit(cause(&Exit::NestedFault {
             gpa: pv_abi::GuestPhys::new(0xfee0_0300),
             gva: None,
             access: crate::hw::Access::default(),
             present: false,
-        });
+        }));
         stats.recount(ExitCause::NestedFault, ExitCause::Apic);
         assert_eq!((stats.exits_of(ExitCause::NestedFault), stats.exits_of(ExitCause::Apic)), (0, 1));
     }
@@ -205,7 +195,7 @@ mod tests {
         let pages = CounterPages::default();
         let (a, b) = (take(&pages, 0), take(&pages, 1));
         let (first, owner) = (core::ptr::from_ref(a.0), a.owner().unwrap());
-        a.exit(&Exit::Cpuid);
+        a.count_exit(cause(&Exit::Cpuid));
         drop(a);
         assert_eq!(pages.get(0).unwrap().owner(), None);
         let c = take(&pages, 5);

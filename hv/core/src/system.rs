@@ -169,9 +169,9 @@ impl<P: Platform> System<P> {
     /// Returns when no vCPU of a domain runs guest code with nested translations from before `generation`.
     pub fn flush(&self, domain: &Domain<P>, generation: u64) {
         let stale = |vcpu: &Vcpu<P>| {
-            // `entered` is the generation plus one, or 0 outside of the guest.
+            // 0 is outside of the guest.
             let entered = vcpu.entered.load(Ordering::SeqCst);
-            entered != 0 && entered - 1 < generation
+            entered != 0 && entered < generation
         };
         for vcpu in domain.vcpus.iter().filter(|vcpu| stale(vcpu)) {
             vcpu.attention.raise(Reason::FLUSH);

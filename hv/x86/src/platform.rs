@@ -58,6 +58,13 @@ impl PhysMemory for DirectMap {
         unsafe { copy_bytes(direct_map_ptr(to.raw()), direct_map_ptr(from.raw()), bytes) };
     }
 
+    #[inline]
+    fn read_words<const N: usize>(&self, from: HostPhys) -> [u64; N] {
+        let first: *mut u64 = Self::place(from);
+        // SAFETY: RAM or a fault, as for `u64_at`.
+        core::array::from_fn(|index| unsafe { AtomicU64::from_ptr(first.add(index)) }.load(Ordering::Relaxed))
+    }
+
     fn zero(&self, frame: Mfn) {
         // SAFETY: as for `write`.
         unsafe {

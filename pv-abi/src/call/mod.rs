@@ -206,8 +206,20 @@ impl Call {
     #[inline]
     pub fn decode(number: u64, first: u64) -> Option<Self> {
         let row = INDEX.get(usize::try_from(number).ok()?)?;
-        let sub = if PLAIN >> (number & 63) & 1 != 0 { 0 } else { usize::try_from(first).ok()? };
-        *row.get(sub)?
+        match row.get(usize::try_from(first).ok()?) {
+            Some(call) => *call,
+            None => Self::without_sub(number),
+        }
+    }
+
+    /// The call of this number if it has no sub-operations: it stands in all of its row, which is looked at first.
+    #[cold]
+    #[inline(never)]
+    fn without_sub(number: u64) -> Option<Self> {
+        if PLAIN >> (number & 63) & 1 == 0 {
+            return None;
+        }
+        *INDEX.get(usize::try_from(number).ok()?)?.first()?
     }
 
     /// What the table says of it.

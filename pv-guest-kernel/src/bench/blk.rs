@@ -134,19 +134,69 @@ fn upcalls() -> (u64, u64) {
     })
 }
 
+/// What it takes to put a load's requests on a disk.
+struct Requests<'a> {
+    disk: &'a Disk,
+    plan: Plan,
+    /// How many places of the load's size the disk has.
+    places: u64,
+    random: Xoshiro256StarStar,
+    spare: Vec<Buffer>,
+    flushed: Vec<Buffer>,
+}
+
+impl Requests<'_> {
+    /// Makes `n` requests, as many at a time as the plan says; each one's ticks go to `latencies`.
+    async fn make(&mut self, n: u64, latencies: &mut Vec<u64>) -> Outcome {
+        let Self { disk, plan: Plan { load, bytes, depth, .. }, places, random, spare, flushed } = self;
+        let mut under_way: VecDeque<(u64, Completion)> = VecDeque::with_capacity(*depth);
+        let mut started = 0;
+        while (latencies.len() as u64) < n {
+            while started < n
+                && let Some(buffer) = spare.pop()
+            {
+                let chosen = random.next_u64();
+                let slot = if load.random { chosen % *places } else { started % *places };
+                let begun = instr::rdtsc();
+                let request = match (load.op)(started, chosen >> 32) {
+                    Op::Flush => {
+                        flushed.push(buffer);
+                        Request { op: Op::Flush, sector: 0, count: 0, buffer: None }
+                    }
+                    op => Request {
+                        op,
+                        sector: slot * (*bytes / SECTOR),
+                        count: *bytes / SECTOR,
+                        buffer: Some(buffer),
+                    },
+                };
+                under_way.push_back((begun, disk.submit(request)));
+                started += 1;
+            }
+            let Some((begun, first)) = under_way.pop_front() else { break };
+            let done = first.await;
+            latencies.push(instr::rdtsc() - begun);
+            done.result?;
+            spare.extend(done.buffer.or_else(|| flushed.pop()));
+        }
+        Ok(())
+    }
+}
+
 /// Runs one load.
 async fn one(disk: &Disk, plan: Plan, meter: Option<&Meter>) -> Outcome {
     let Plan { load, bytes, depth, n } = plan;
     let info = disk.info();
     let places = (info.sectors * SECTOR / bytes).max(1);
-    let mut random = Xoshiro256StarStar::seed_from_u64(1);
+    let random = Xoshiro256StarStar::seed_from_u64(1);
     let mut spare: Vec<Buffer> = Vec::new();
     for _ in 0..depth {
         spare.push(disk.buffer(bytes as usize)?);
     }
-    let mut under_way: VecDeque<(u64, Completion)> = VecDeque::with_capacity(depth);
+    let mut requests = Requests { disk, plan, places, random, spare, flushed: Vec::with_capacity(depth) };
+    // Every buffer is used once before anything is counted: its pages stay mapped in the back end from then on.
+    requests.make(depth as u64, &mut Vec::with_capacity(depth)).await?;
     let mut latencies: Vec<u64> = Vec::with_capacity(n as usize);
-    let mut flushed: Vec<Buffer> = Vec::with_capacity(depth);
     // What was printed before gets out of the way.
     task::sleep(Duration::from_millis(20)).await;
     let before_stats = block::front::statistics(&info.name);
@@ -154,35 +204,7 @@ async fn one(disk: &Disk, plan: Plan, meter: Option<&Meter>) -> Outcome {
     let before_upcalls = upcalls();
     let before_clock = clock::now();
     let before = instr::rdtsc();
-    let mut started = 0;
-    while (latencies.len() as u64) < n {
-        while started < n
-            && let Some(buffer) = spare.pop()
-        {
-            let chosen = random.next_u64();
-            let slot = if load.random { chosen % places } else { started % places };
-            let begun = instr::rdtsc();
-            let request = match (load.op)(started, chosen >> 32) {
-                Op::Flush => {
-                    flushed.push(buffer);
-                    Request { op: Op::Flush, sector: 0, count: 0, buffer: None }
-                }
-                op => Request {
-                    op,
-                    sector: slot * (bytes / SECTOR),
-                    count: bytes / SECTOR,
-                    buffer: Some(buffer),
-                },
-            };
-            under_way.push_back((begun, disk.submit(request)));
-            started += 1;
-        }
-        let Some((begun, first)) = under_way.pop_front() else { break };
-        let done = first.await;
-        latencies.push(instr::rdtsc() - begun);
-        done.result?;
-        spare.extend(done.buffer.or_else(|| flushed.pop()));
-    }
+    requests.make(n, &mut latencies).await?;
     let ticks = instr::rdtsc() - before;
     let ns = (clock::now() - before_clock).max(1);
     let after_upcalls = upcalls();

@@ -3,11 +3,11 @@
 use crate::domain::{Domain, Format};
 use crate::event::Wake;
 use crate::hw::{Platform, Reg, VcpuHw};
-use crate::mem::{Linear, PageRef, Paging, Trails};
-use crate::stats::VcpuStats;
+use crate::mem::{Linear, PageRef, Paging};
 use crate::system::System;
 use crate::vcpu::{Context, Hw, Vcpu};
 use alloc::sync::Arc;
+use pv_abi::counters::CounterPage;
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::{DomainId, Gfn};
 use pv_abi::transport::Words;
@@ -20,9 +20,9 @@ pub enum After {
     Continue,
     /// The same, and the scheduler is asked: the vCPU yields, blocks, or may not run any more.
     Reschedule,
-    /// The call is not done. Nothing of the guest changes; [`resume`](super::resume) goes on with this cursor, as soon
-    /// as the CPU has looked at what else waits and the vCPU may run.
-    Preempted(u64),
+    /// The call is not done. Nothing of the guest changes; [`resume`](super::resume) goes on with the cursor that
+    /// [`Cx::cursor`] is then, as soon as the CPU has looked at what else waits and the vCPU may run.
+    Preempted,
 }
 
 /// One call of one vCPU.
@@ -33,14 +33,14 @@ pub struct Cx<'a, P: Platform> {
     pub domain: &'a Arc<Domain<P>>,
     /// Its vCPU.
     pub vcpu: &'a Arc<Vcpu<P>>,
-    /// The vCPU's registers.
-    pub hw: &'a mut Hw<P>,
-    /// How its linear addresses were translated last.
-    trails: &'a mut Trails,
+    /// The vCPU's registers, and how its linear addresses were translated last.
+    pub context: &'a mut Context<Hw<P>>,
     /// Where a call that was preempted goes on.
-    pub(super) cursor: u64,
-    /// What happens after the call.
+    pub cursor: u64,
+    /// What comes after the call when it is done.
     pub(super) after: After,
+    /// The caller's counters.
+    counters: &'static CounterPage,
     /// The arguments, where they are not in the registers: in a `multicall`.
     pub(super) words: Option<Words>,
 }
@@ -48,20 +48,20 @@ pub struct Cx<'a, P: Platform> {
 impl<'a, P: Platform> Cx<'a, P> {
     /// A call of `vcpu`, whose registers are in `context`.
     #[inline]
-    pub const fn new(
+    pub fn new(
         system: &'a System<P>,
         domain: &'a Arc<Domain<P>>,
         vcpu: &'a Arc<Vcpu<P>>,
         context: &'a mut Context<Hw<P>>,
     ) -> Self {
-        let Context { hw, trails, .. } = context;
-        Self { system, domain, vcpu, hw, trails, cursor: 0, after: After::Continue, words: None }
+        let counters = vcpu.stats.page();
+        Self { system, domain, vcpu, context, cursor: 0, after: After::Continue, counters, words: None }
     }
 
     /// The caller's counters.
     #[inline(always)]
-    pub(super) fn stats(&self) -> &'a VcpuStats {
-        &self.vcpu.stats
+    pub(super) const fn stats(&self) -> &'static CounterPage {
+        self.counters
     }
 
     /// The call's argument in the register with this place in the ABI's order.
@@ -70,7 +70,7 @@ impl<'a, P: Platform> Cx<'a, P> {
         if let Some(words) = &self.words {
             return words.get(at).copied().unwrap_or_default();
         }
-        let gprs = self.hw.gprs();
+        let gprs = self.context.hw.gprs();
         match at {
             0 => gprs.rdi,
             1 => gprs.rsi,
@@ -84,10 +84,10 @@ impl<'a, P: Platform> Cx<'a, P> {
     #[inline(always)]
     fn paging(&self) -> Paging {
         Paging::new(
-            self.hw.get(Reg::Cr0),
-            self.hw.get(Reg::Cr3),
-            self.hw.get(Reg::Cr4),
-            self.hw.get(Reg::Efer),
+            self.context.hw.get(Reg::Cr0),
+            self.context.hw.get(Reg::Cr3),
+            self.context.hw.get(Reg::Cr4),
+            self.context.hw.get(Reg::Efer),
         )
     }
 
@@ -100,7 +100,7 @@ impl<'a, P: Platform> Cx<'a, P> {
     ) -> Result<R> {
         let paging = self.paging();
         let map = self.domain.memory.read();
-        work(&mut Linear::new(&map, self.system.memory(), paging, self.trails))
+        work(&mut Linear::new(&map, self.system.memory(), paging, &mut self.context.trails))
     }
 
     /// The domain that a call is about: the caller, or any for a caller that controls domains.

@@ -41,7 +41,7 @@ pub(super) fn hvm_set_param<P: Platform>(cx: &mut Cx<'_, P>, param: &Param) -> R
     domain.params.set(param.index, param.value)?;
     if param.index == param::CALLBACK_IRQ {
         if domain.id == cx.domain.id {
-            latch_width(cx.system, &domain, width(cx.hw));
+            latch_width(cx.system, &domain, width(&cx.context.hw));
         }
         // Events may have come before there was a way to tell of them.
         for vcpu in &domain.vcpus {

@@ -49,7 +49,12 @@ fn extents<P: Platform>(
     let most = usize::try_from((PAGES >> order.raw()).clamp(1, EXTENTS as u64)).unwrap_or(1);
     let mut spent = 0;
     let mut done = cx.cursor;
-    let mut batch = [Gfn::default(); EXTENTS];
+    // One extent, which is the most frequent, pays for no more.
+    let (mut one, mut many) = ([Gfn::default()], None);
+    let batch = match count {
+        0 | 1 => one.as_mut_slice(),
+        _ => many.insert([Gfn::default(); EXTENTS]),
+    };
     while done < u64::from(count) {
         let left = usize::try_from(u64::from(count) - done).unwrap_or(most);
         let Some(batch) = batch.get_mut(..left.min(most)) else { break };

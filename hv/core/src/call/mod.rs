@@ -8,7 +8,7 @@
 //! be written are probed before anything has happened. No lock is held when a handler is entered, and none when it
 //! returns.
 //!
-//! Long calls do a part of their work and return [`After::Preempted`] with a cursor: the registers are as they were, and
+//! Long calls do a part of their work and return [`After::Preempted`], with a cursor in [`Cx::cursor`]: the registers are as they were, and
 //! the vCPU calls [`resume`] before it may enter its guest again. So no register of the guest ever holds a cursor, and
 //! the guest can neither see nor forge one.
 
@@ -98,24 +98,36 @@ impl From<Reply> for Answer {
     }
 }
 
-/// Makes the hypercall that a guest's registers name.
+/// Makes the hypercall that a guest's registers name, while nothing is traced.
 #[inline]
 pub fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
-    if !is_kernel_in_long_mode(cx.hw) {
+    make(cx, false)
+}
+
+/// The same while calls are traced.
+#[cold]
+#[inline(never)]
+pub fn traced_hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
+    make(cx, true)
+}
+
+#[inline(always)]
+fn make<P: Platform>(cx: &mut Cx<'_, P>, is_traced: bool) -> After {
+    if !is_kernel_in_long_mode(&cx.context.hw) {
         return narrow::hypercall(cx);
     }
-    let Gprs { rax, rdi, .. } = *cx.hw.gprs();
-    let answer = call(cx, rax, rdi);
+    let Gprs { rax, rdi, .. } = *cx.context.hw.gprs();
+    let answer = call(cx, rax, rdi, is_traced);
     finish(cx, answer)
 }
 
 /// Goes on with a call that returned [`After::Preempted`] with this cursor.
 pub fn resume<P: Platform>(cx: &mut Cx<'_, P>, cursor: u64) -> After {
     cx.cursor = cursor;
-    if !is_kernel_in_long_mode(cx.hw) {
+    if !is_kernel_in_long_mode(&cx.context.hw) {
         return narrow::resume(cx);
     }
-    let Gprs { rax, rdi, .. } = *cx.hw.gprs();
+    let Gprs { rax, rdi, .. } = *cx.context.hw.gprs();
     let answer = match Call::decode(rax, rdi) {
         Some(call) => route(cx, call),
         None => Answer::from(Err(Errno::ENOSYS.into())),
@@ -127,10 +139,13 @@ pub fn resume<P: Platform>(cx: &mut Cx<'_, P>, cursor: u64) -> After {
 fn finish<P: Platform>(cx: &mut Cx<'_, P>, answer: Answer) -> After {
     match answer {
         Answer::Done(result) => {
-            cx.hw.gprs_mut().rax = result;
+            cx.context.hw.gprs_mut().rax = result;
             cx.after
         }
-        Answer::Preempted(cursor) => After::Preempted(cursor),
+        Answer::Preempted(cursor) => {
+            cx.cursor = cursor;
+            After::Preempted
+        }
     }
 }
 
@@ -142,9 +157,9 @@ fn is_kernel_in_long_mode<H: VcpuHw>(hw: &H) -> bool {
 
 /// Finds, counts, traces and makes the call with this number and first argument.
 #[inline(always)]
-fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, first: u64) -> Answer {
+fn call<P: Platform>(cx: &mut Cx<'_, P>, number: u64, first: u64, is_traced: bool) -> Answer {
     match Call::decode(number, first) {
-        Some(call) => observed(cx, call, route),
+        Some(call) => observed(cx, call, is_traced, route),
         None => unknown(cx),
     }
 }
@@ -160,10 +175,11 @@ fn unknown<P: Platform>(cx: &mut Cx<'_, P>) -> Answer {
 fn observed<P: Platform>(
     cx: &mut Cx<'_, P>,
     call: Call,
+    is_traced: bool,
     make: impl FnOnce(&mut Cx<'_, P>, Call) -> Answer,
 ) -> Answer {
-    cx.stats().call(call);
-    if cx.system.trace.is_on() { traced(cx, call, make) } else { make(cx, call) }
+    cx.stats().count_call(call);
+    if is_traced { traced(cx, call, make) } else { make(cx, call) }
 }
 
 #[cold]

@@ -19,11 +19,13 @@ use pv_abi::transport::Words;
 
 /// Entries after which the call looks whether others wait.
 const ENTRIES: u64 = 64;
+const _: () = assert!(offset_of!(MulticallEntry, op) == 0 && offset_of!(MulticallEntry, args) == 16);
 const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
 
 pub(super) fn multicall<P: Platform>(cx: &mut Cx<'_, P>, calls: GuestArray<MulticallEntry>) -> Reply {
     let mut window = None;
     let reply = entries(cx, calls, &mut window);
+    cx.words = None;
     if let Some(Window { frame, .. }) = window {
         cx.unpin(cx.domain, frame);
     }
@@ -38,10 +40,9 @@ fn entries<P: Platform>(
     let count = u64::from(calls.count);
     let (mut index, mut inner) = (cx.cursor >> 32, cx.cursor & 0xffff_ffff);
     let end = count.min(index + ENTRIES);
+    let is_traced = cx.system.trace.is_on();
     while index < end {
-        // Fewer than 2^32 entries: only the sum can overflow.
-        let place = calls.at.checked_add(ENTRY_BYTES * index).ok_or(Errno::EFAULT)?;
-        let slot = Window::slot(window, cx, place)?;
+        let slot = Window::slot(window, cx, calls, index)?;
         let (op, words) = slot.read(cx)?;
         cx.cursor = inner;
         // A call that contains itself would use the stack up.
@@ -50,9 +51,7 @@ fn entries<P: Platform>(
         } else {
             let [first, ..] = words;
             cx.words = Some(words);
-            let answer = call(cx, op, first);
-            cx.words = None;
-            answer
+            call(cx, op, first, is_traced)
         };
         match answer {
             Answer::Done(result) => slot.write(cx, result)?,
@@ -83,9 +82,14 @@ enum Slot {
 }
 
 impl Window {
-    /// Where the entry at `place` is, which follows the one that was asked for last.
+    /// Where the entry with this index is, which follows the one that was asked for last.
     #[inline(always)]
-    fn slot<P: Platform>(window: &mut Option<Self>, cx: &mut Cx<'_, P>, place: GuestVirt) -> Result<Slot> {
+    fn slot<P: Platform>(
+        window: &mut Option<Self>,
+        cx: &mut Cx<'_, P>,
+        calls: GuestArray<MulticallEntry>,
+        index: u64,
+    ) -> Result<Slot> {
         match window {
             Some(Self { next, left, .. }) if *left != 0 => {
                 let slot = Slot::Here(*next);
@@ -93,7 +97,11 @@ impl Window {
                 *left -= 1;
                 Ok(slot)
             }
-            _ => Self::advance(window, cx, place),
+            _ => {
+                // Fewer than 2^32 entries: only the sum can overflow.
+                let place = calls.at.checked_add(ENTRY_BYTES * index).ok_or(Errno::EFAULT)?;
+                Self::advance(window, cx, place)
+            }
         }
     }
 
@@ -124,10 +132,8 @@ impl Slot {
     fn read<P: Platform>(&self, cx: &mut Cx<'_, P>) -> Result<(u64, Words)> {
         match *self {
             Self::Here(at) => {
-                let memory = cx.system.memory();
-                let word = |offset: usize| memory.u64_at(field(at, offset)).load(Relaxed);
-                let arg = |index: usize| word(offset_of!(MulticallEntry, args) + 8 * index);
-                Ok((word(offset_of!(MulticallEntry, op)), core::array::from_fn(arg)))
+                let [op, _result, a, b, c, d, e] = cx.system.memory().read_words(at);
+                Ok((op, [a, b, c, d, e]))
             }
             Self::There(place) => {
                 let entry = cx.guest(|memory| memory.read::<MulticallEntry>(place))?;

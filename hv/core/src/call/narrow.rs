@@ -31,7 +31,7 @@ const fn low(register: u64) -> u64 {
 #[cold]
 pub(super) fn hypercall<P: Platform>(cx: &mut Cx<'_, P>) -> After {
     let answer = match decode(cx) {
-        Ok(call) => observed(cx, call, make),
+        Ok(call) => observed(cx, call, cx.system.trace.is_on(), make),
         Err(errno) => Answer::from(Err(errno.into())),
     };
     done(cx, answer)
@@ -51,8 +51,8 @@ pub(super) fn resume<P: Platform>(cx: &mut Cx<'_, P>) -> After {
 fn done<P: Platform>(cx: &mut Cx<'_, P>, answer: Answer) -> After {
     cx.words = None;
     let after = finish(cx, answer);
-    if matches!(answer, Answer::Done(_)) && width(cx.hw) == Width::Bits32 {
-        let gprs = cx.hw.gprs_mut();
+    if matches!(answer, Answer::Done(_)) && width(&cx.context.hw) == Width::Bits32 {
+        let gprs = cx.context.hw.gprs_mut();
         gprs.rax = low(gprs.rax);
     }
     after
@@ -60,10 +60,10 @@ fn done<P: Platform>(cx: &mut Cx<'_, P>, answer: Answer) -> After {
 
 /// Finds the call and puts its arguments where handlers look for them. User programs make no calls, nor does real mode.
 fn decode<P: Platform>(cx: &mut Cx<'_, P>) -> Result<Call, Errno> {
-    if cx.hw.privilege_level() != 0 || cx.hw.get(Reg::Cr0) & CR0_PE == 0 {
+    if cx.context.hw.privilege_level() != 0 || cx.context.hw.get(Reg::Cr0) & CR0_PE == 0 {
         return Err(Errno::EPERM);
     }
-    let Gprs { rax, rbx, rcx, rdx, rsi, rdi, .. } = *cx.hw.gprs();
+    let Gprs { rax, rbx, rcx, rdx, rsi, rdi, .. } = *cx.context.hw.gprs();
     let words = [rbx, rcx, rdx, rsi, rdi].map(low);
     cx.words = Some(words);
     let [first, ..] = words;

@@ -77,7 +77,7 @@ pub(super) fn sched_poll<P: Platform>(cx: &mut Cx<'_, P>, poll: &Poll) -> Reply 
     cx.vcpu.entity.block();
     let polled = cx.domain.events.poll_begin(cx.system.memory(), cx.vcpu.id, ports);
     // With interrupts off, as in a spin lock's slow path, other events do not end the wait: they could not be taken.
-    let interruptible = cx.hw.get(Reg::Rflags) & RFLAGS_IF != 0;
+    let interruptible = cx.context.hw.get(Reg::Rflags) & RFLAGS_IF != 0;
     if polled != Ok(Polled::Waits) || (interruptible && has_event(cx)) {
         cx.domain.events.poll_end(cx.vcpu.id);
         cx.vcpu.entity.unblock();

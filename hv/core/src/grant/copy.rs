@@ -88,8 +88,8 @@ fn copy_one<M: PhysMemory, D: Party>(
     let flags = CopyFlags::from_bits_retain(op.flags);
     let (from_grant, to_grant) =
         (flags.contains(CopyFlags::SOURCE_GREF), flags.contains(CopyFlags::DEST_GREF));
-    let end = |ptr: &CopyPtr| u64::from(ptr.offset) + u64::from(op.len);
-    if end(&op.source) > PAGE_BYTES || end(&op.dest) > PAGE_BYTES {
+    let last = op.source.offset.max(op.dest.offset);
+    if u64::from(last) + u64::from(op.len) > PAGE_BYTES {
         return Err(GrantStatus::BAD_COPY_ARG);
     }
     // Frames without a grant are the caller's own only.

@@ -15,6 +15,8 @@ pub trait PhysMemory: Send + Sync + 'static {
     fn write(&self, to: HostPhys, bytes: &[u8]);
     /// Copies `bytes` bytes of memory from `from` to `to`; the ranges do not overlap, unless they are the same.
     fn copy(&self, to: HostPhys, from: HostPhys, bytes: usize);
+    /// The 64-bit words from `from` on, which must be aligned; each is read once and whole.
+    fn read_words<const N: usize>(&self, from: HostPhys) -> [u64; N];
     /// Fills a whole frame with zeroes.
     fn zero(&self, frame: Mfn);
     /// The byte at `at`.

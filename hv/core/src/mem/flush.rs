@@ -9,9 +9,15 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// The generation of a physmap. Cloning makes another handle on the same count.
-#[derive(Clone, Debug, Default)]
+/// The generation of a physmap, from 1 on. Cloning makes another handle on the same count.
+#[derive(Clone, Debug)]
 pub struct Generation(Arc<AtomicU64>);
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(1)))
+    }
+}
 
 impl Generation {
     /// The count now: a vCPU that last forgot its translations under a lower one must forget them before it enters.

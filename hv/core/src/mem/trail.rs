@@ -93,7 +93,8 @@ impl Trails {
 
     #[cold]
     fn forget(&mut self, paging: &Paging, generation: u64) {
-        *self = Self { paging: *paging, generation, ..Self::default() };
+        (self.paging, self.generation, self.near) = (*paging, generation, Lookaside::EMPTY);
+        self.trails.iter_mut().for_each(|trail| trail.page = Trail::NOWHERE.page);
     }
 
     /// The place of a page's trail. There is always one, which the compiler sees.

@@ -19,7 +19,8 @@ use crate::vcpu::{Context, Hw, Reason, Unfinished, Vcpu};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
-use pv_abi::control::{TraceRecord, trace};
+use pv_abi::control::{ExitCause, TraceRecord, trace};
+use pv_abi::counters::CounterPage;
 
 /// How many records of the trace are shown when a domain is crashed.
 const TRACED: usize = 16;
@@ -196,6 +197,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
         if context.unfinished.is_some() {
             vcpu.attention.raise(Reason::RESCHEDULE);
         }
+        let stats = vcpu.stats.page();
         loop {
             if vcpu.attention.is_wanted() {
                 if Reason::DELIVER.contains(vcpu.attention.peek()) && context.unfinished.is_none() {
@@ -207,7 +209,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
             self.arm(|deadline| context.hw.set_deadline(deadline));
             // See `mem::flush`: what is announced here is looked at after the generation was counted up, or the new
             // generation is seen here.
-            vcpu.entered.store(context.flushed + 1, Ordering::SeqCst);
+            vcpu.entered.store(context.flushed, Ordering::SeqCst);
             let now = generation.now();
             if now != context.flushed {
                 vcpu.entered.store(0, Ordering::SeqCst);
@@ -216,33 +218,36 @@ impl<'a, P: Platform> Cpu<'a, P> {
                 continue;
             }
             let guest_since = system.platform.tsc();
-            vcpu.stats.entered.set(guest_since.raw());
+            stats.entered.set(guest_since.raw());
             let exit = context.hw.run();
             vcpu.entered.store(0, Ordering::Release);
             let guest_until = system.platform.tsc();
-            vcpu.stats.guest_ticks.add(guest_until.raw().wrapping_sub(guest_since.raw()));
+            stats.guest_ticks.add(guest_until.raw().wrapping_sub(guest_since.raw()));
             // Noted in each arm, where the cause is known.
             let then = match exit {
                 Exit::Hypercall => {
-                    self.note_exit(&exit, context, vcpu);
-                    self.hypercall(context, around, call::hypercall)
+                    if self.note_exit(stats, ExitCause::Hypercall, context, vcpu) {
+                        self.hypercall(context, around, call::traced_hypercall)
+                    } else {
+                        self.hypercall(context, around, call::hypercall)
+                    }
                 }
                 Exit::Cpuid => {
-                    self.note_exit(&exit, context, vcpu);
+                    self.note_exit(stats, ExitCause::Cpuid, context, vcpu);
                     exit::on_cpuid(context, vcpu.id, &domain.cpuid);
                     Then::Enter
                 }
                 Exit::Interrupted => {
-                    self.note_exit(&exit, context, vcpu);
+                    self.note_exit(stats, ExitCause::HostEvent, context, vcpu);
                     self.interrupted(vcpu)
                 }
                 Exit::Deadline => {
-                    self.note_exit(&exit, context, vcpu);
+                    self.note_exit(stats, ExitCause::Deadline, context, vcpu);
                     host::host_event(system, HostEvent::Timer);
                     self.timer_fired(vcpu)
                 }
                 exit => {
-                    self.note_exit(&exit, context, vcpu);
+                    self.note_exit(stats, crate::stats::cause(&exit), context, vcpu);
                     let resume = exit::handle(exit, context, around);
                     if let Resume::Continue = resume {
                         Then::Enter
@@ -257,23 +262,31 @@ impl<'a, P: Platform> Cpu<'a, P> {
         }
     }
 
-    /// Counts and traces an exit.
+    /// Counts an exit, and traces it where that is on, which it returns.
     #[inline(always)]
-    fn note_exit(&self, exit: &Exit, context: &Context<Hw<P>>, vcpu: &Vcpu<P>) {
-        vcpu.stats.exit(exit);
-        if self.system.trace.is_on() {
-            self.record(exit, context, vcpu);
+    fn note_exit(
+        &self,
+        stats: &CounterPage,
+        cause: ExitCause,
+        context: &Context<Hw<P>>,
+        vcpu: &Vcpu<P>,
+    ) -> bool {
+        stats.count_exit(cause);
+        let is_traced = self.system.trace.is_on();
+        if is_traced {
+            self.record(cause, context, vcpu);
         }
+        is_traced
     }
 
     #[cold]
-    fn record(&self, exit: &Exit, context: &Context<Hw<P>>, vcpu: &Vcpu<P>) {
+    fn record(&self, cause: ExitCause, context: &Context<Hw<P>>, vcpu: &Vcpu<P>) {
         self.system.trace.record(self.id, || TraceRecord {
             tsc: self.system.platform.tsc().raw(),
             kind: trace::EXIT,
             domid: vcpu.domain,
             vcpu: vcpu.id.raw(),
-            a: crate::stats::cause(exit) as u64,
+            a: cause as u64,
             b: context.hw.get(crate::hw::Reg::Rip),
         });
     }
@@ -296,7 +309,8 @@ impl<'a, P: Platform> Cpu<'a, P> {
                 context.hw.skip();
                 self.reschedule(around.vcpu)
             }
-            After::Preempted(cursor) => {
+            After::Preempted => {
+                let cursor = cx.cursor;
                 context.unfinished = Some(Unfinished::Call(cursor));
                 // It goes on at the next look at the attention word.
                 around.vcpu.attention.raise(Reason::RESCHEDULE);

@@ -398,10 +398,10 @@ fn a_flush_waits_for_those_in_the_guest_only() {
     system.flush(&guest, 1);
     let [first, second] = [&guest.vcpus[0], &guest.vcpus[1]];
     // One that entered under the new generation is not waited for.
-    first.entered.store(5 + 1, Ordering::SeqCst);
+    first.entered.store(5, Ordering::SeqCst);
     system.flush(&guest, 5);
     // One that entered under an old generation is told, and leaves.
-    second.entered.store(4 + 1, Ordering::SeqCst);
+    second.entered.store(4, Ordering::SeqCst);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !second.attention.is_wanted() {

@@ -1,7 +1,7 @@
 //! Machine memory for tests.
 
 use crate::hw::{HostPhys, Mfn, PAGE_BYTES, PhysMemory};
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::vec::Vec;
 use vm_memory::{AtomicInteger, MmapRegion, VolatileMemory};
 
@@ -64,6 +64,12 @@ impl PhysMemory for VecMemory {
         self.write(to, &buffer);
     }
 
+    fn read_words<const N: usize>(&self, from: HostPhys) -> [u64; N] {
+        core::array::from_fn(|index| {
+            self.u64_at(HostPhys::new(from.raw() + 8 * index as u64)).load(Ordering::Relaxed)
+        })
+    }
+
     fn zero(&self, frame: Mfn) {
         self.write(frame.base(), &[0; PAGE_BYTES as usize]);
     }
@@ -88,7 +94,6 @@ impl PhysMemory for VecMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::sync::atomic::Ordering;
 
     #[test]
     fn views_of_all_widths_see_the_same_bytes() {

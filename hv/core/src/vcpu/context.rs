@@ -50,7 +50,7 @@ pub struct Context<H> {
     pub trails: Trails,
     /// Its memory type range registers.
     pub mtrrs: Mtrrs,
-    /// The generation of the nested tables for which translations were last forgotten.
+    /// The generation of the nested tables for which translations were last forgotten; 0 for none.
     pub flushed: u64,
     /// The domain's call-back vector is to be put in when the guest can take it.
     pub upcall_due: bool,

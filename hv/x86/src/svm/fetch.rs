@@ -25,8 +25,8 @@ pub fn next_rip(vmcb: &Vmcb) -> u64 {
         // The exit of an I/O instruction tells (section 15.10.2).
         code::IO => control.exit_info2,
         exit => {
-            let bytes = instruction(vmcb);
-            let length = prefixes(&bytes, exit, is_long(vmcb)) + usize::from(instruction_length(exit));
+            let prefixes = prefixes(code_bytes(vmcb), exit, is_long(vmcb));
+            let length = prefixes + usize::from(instruction_length(exit));
             vmcb.save.rip.wrapping_add(length as u64)
         }
     }
@@ -35,17 +35,20 @@ pub fn next_rip(vmcb: &Vmcb) -> u64 {
 /// The general register of the MOV to or from a control register at RIP; 0 if it cannot be read.
 #[cold]
 pub fn control_register_gpr(vmcb: &Vmcb) -> u8 {
-    gpr_of_mov(&instruction(vmcb))
+    let mut bytes = [0; LONGEST];
+    bytes.iter_mut().zip(code_bytes(vmcb)).for_each(|(to, from)| *to = from);
+    gpr_of_mov(&bytes)
 }
 
-/// How many prefixes stand before the opcode of an instruction that caused exit `exit`.
-fn prefixes(bytes: &[u8; LONGEST], exit: u64, long: bool) -> usize {
+/// How many prefixes stand before the opcode of an instruction that caused exit `exit`. Not a byte more is read than that
+/// takes.
+fn prefixes(bytes: impl Iterator<Item = u8>, exit: u64, long: bool) -> usize {
     // PAUSE is NOP with prefix F3h, and MOV CR8 has REX or LOCK: they are part of `instruction_length`.
     let part = match exit {
         code::PAUSE | 0x08 | 0x18 => 1,
         _ => 0,
     };
-    let count = bytes.iter().take_while(|byte| is_prefix(**byte, long)).count();
+    let count = bytes.take_while(|byte| is_prefix(*byte, long)).count();
     if count == LONGEST { 0 } else { count.saturating_sub(part) }
 }
 
@@ -70,28 +73,22 @@ fn is_long(vmcb: &Vmcb) -> bool {
     vmcb.save.efer & 1 << 10 != 0 && vmcb.save.cs.attributes & 1 << 9 != 0
 }
 
-/// The bytes at RIP as far as they can be read.
-fn instruction(vmcb: &Vmcb) -> [u8; LONGEST] {
-    let mut bytes = [0; LONGEST];
+/// The bytes at RIP as far as they can be read, each when it is asked for.
+fn code_bytes(vmcb: &Vmcb) -> impl Iterator<Item = u8> + '_ {
     let base = if is_long(vmcb) { 0 } else { vmcb.save.cs.base };
     let mut linear = base.wrapping_add(vmcb.save.rip);
-    let mut host = None;
-    for byte in &mut bytes {
+    let mut page = None;
+    (0..LONGEST).map_while(move |_| {
         // One translation for each page.
-        if host.is_none() || linear & 0xfff == 0 {
-            host = translate(vmcb, linear).map(|at| at & !0xfff);
+        if page.is_none() || linear & 0xfff == 0 {
+            page = Some(translate(vmcb, linear).filter(|host| paging::is_ram(*host))? & !0xfff);
         }
-        let Some(value) = host.and_then(|page| host_byte(page | linear & 0xfff)) else { break };
-        *byte = value;
+        let host = page? | linear & 0xfff;
         linear = linear.wrapping_add(1);
-    }
-    bytes
-}
-
-fn host_byte(host: u64) -> Option<u8> {
-    // SAFETY: the address was found in nested page tables and is RAM; one byte is read, whatever the guest
-    // writes meanwhile.
-    paging::is_ram(host).then(|| unsafe { direct_map_ptr(host).read_volatile() })
+        // SAFETY: the page was found in nested page tables and is RAM; one byte is read, whatever the guest writes
+        // meanwhile.
+        Some(unsafe { direct_map_ptr(host).read_volatile() })
+    })
 }
 
 fn host_word(host: u64) -> Option<u64> {
@@ -166,10 +163,11 @@ mod tests {
             (&[0x66; LONGEST], code::CPUID, 0),
         ];
         for (bytes, exit, count) in cases {
-            assert_eq!(prefixes(&code_of(bytes), exit, true), count, "{bytes:x?}");
+            assert_eq!(prefixes(code_of(bytes).into_iter(), exit, true), count, "{bytes:x?}");
         }
         // INC EAX outside of 64-bit mode is no prefix.
-        assert_eq!(prefixes(&code_of(&[0x40, 0x0f, 0xa2]), code::CPUID, false), 0);
+        let outside = code_of(&[0x40, 0x0f, 0xa2]).into_iter();
+        assert_eq!(prefixes(outside, code::CPUID, false), 0);
     }
 
     #[test]

@@ -11,18 +11,17 @@ use core::sync::atomic::Ordering;
 
 use hv_core::hw::Gprs;
 
-use super::vmcb::RAX_OFFSET;
 use crate::cpu::percpu::PerCpu;
 
-/// Enters the guest and comes back at its next exit.
+/// Enters the guest and comes back at its next exit. RAX is the caller's affair, in the VMCB before and after.
 ///
 /// # Safety
 ///
 /// `vmcb` must be the block at physical address `vmcb_phys`, which this CPU may run; [`prepare`] must have
 /// been called for it on this CPU, and [`settle`] not since.
 #[inline(always)]
-pub unsafe fn enter(gprs: &mut Gprs, vmcb: *mut u8, vmcb_phys: u64) {
-    // The instructions in order: guest registers in, RAX through the VMCB (VMRUN loads it from there); VMRUN;
+pub unsafe fn enter(gprs: &mut Gprs, vmcb_phys: u64) {
+    // The instructions in order: guest registers in, but for RAX, which VMRUN loads from the VMCB; VMRUN;
     // registers out, with the pointer to them from the stack, since only RSP and RAX are the hypervisor's
     // then (AMD64 manual volume 2, section 15.5.1). RBX and RBP are saved here because the compiler keeps
     // them to itself; it saves the others where it has something in them.
@@ -31,10 +30,7 @@ pub unsafe fn enter(gprs: &mut Gprs, vmcb: *mut u8, vmcb_phys: u64) {
         asm!(
             "push rbx",
             "push rbp",
-            "push rsi",
             "push rdi",
-            "mov rcx, [rdi + {rax}]",
-            "mov [rsi + {vmcb_rax}], rcx",
             "mov rcx, [rdi + {rcx}]",
             "mov rdx, [rdi + {rdx}]",
             "mov rbx, [rdi + {rbx}]",
@@ -53,9 +49,6 @@ pub unsafe fn enter(gprs: &mut Gprs, vmcb: *mut u8, vmcb_phys: u64) {
             "pop rax",
             "mov [rax + {rdi}], rdi",
             "mov [rax + {rsi}], rsi",
-            "pop rsi",
-            "mov rdi, [rsi + {vmcb_rax}]",
-            "mov [rax + {rax}], rdi",
             "mov [rax + {rcx}], rcx",
             "mov [rax + {rdx}], rdx",
             "mov [rax + {rbx}], rbx",
@@ -70,8 +63,6 @@ pub unsafe fn enter(gprs: &mut Gprs, vmcb: *mut u8, vmcb_phys: u64) {
             "mov [rax + {r15}], r15",
             "pop rbp",
             "pop rbx",
-            vmcb_rax = const RAX_OFFSET,
-            rax = const offset_of!(Gprs, rax),
             rcx = const offset_of!(Gprs, rcx),
             rdx = const offset_of!(Gprs, rdx),
             rbx = const offset_of!(Gprs, rbx),
@@ -88,8 +79,7 @@ pub unsafe fn enter(gprs: &mut Gprs, vmcb: *mut u8, vmcb_phys: u64) {
             r15 = const offset_of!(Gprs, r15),
             inout("rax") vmcb_phys => _,
             inout("rdi") gprs => _,
-            inout("rsi") vmcb => _,
-            out("rcx") _, out("rdx") _,
+            out("rsi") _, out("rcx") _, out("rdx") _,
             out("r8") _, out("r9") _, out("r10") _, out("r11") _,
             out("r12") _, out("r13") _, out("r14") _, out("r15") _,
         );

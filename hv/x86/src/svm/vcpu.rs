@@ -245,19 +245,23 @@ impl VcpuHw for SvmVcpu {
                 // SAFETY: `load` was called on this CPU, by this trait's contract.
                 unsafe { run::prepare(cpu, self.vmcb_phys) };
             }
+            self.vmcb.save.rax = self.gprs.rax;
             // SAFETY: prepared above, or by an earlier turn, which `guest` tells.
-            unsafe { run::enter(&mut self.gprs, (&raw mut *self.vmcb).cast(), self.vmcb_phys) };
+            unsafe { run::enter(&mut self.gprs, self.vmcb_phys) };
+            self.gprs.rax = self.vmcb.save.rax;
             if self.touched {
                 self.entered();
             }
             if event::is_valid(self.vmcb.control.exit_int_info) {
                 self.put_back();
             }
-            match self.vmcb.control.exit_code {
-                code::VMMCALL => {
-                    self.length = 3;
-                    return Exit::Hypercall;
-                }
+            let exit = self.vmcb.control.exit_code;
+            // Before all others: the most frequent one.
+            if exit == code::VMMCALL {
+                self.length = 3;
+                return Exit::Hypercall;
+            }
+            match exit {
                 code::CPUID => {
                     self.length = 2;
                     return Exit::Cpuid;
@@ -281,6 +285,7 @@ impl VcpuHw for SvmVcpu {
         &mut self.gprs
     }
 
+    #[inline(always)] // most callers name the register
     fn get(&self, register: Reg) -> u64 {
         self.register(register)
     }

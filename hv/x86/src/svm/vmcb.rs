@@ -117,9 +117,6 @@ pub struct Vmcb {
     pub save: Save,
 }
 
-/// Where the entry code finds the guest's RAX.
-pub const RAX_OFFSET: usize = core::mem::offset_of!(Vmcb, save.rax);
-
 const_assert_eq!(size_of::<Vmcb>(), 4096);
 const_assert_eq!(core::mem::offset_of!(Vmcb, control.pause_threshold), 0x3c);
 const_assert_eq!(core::mem::offset_of!(Vmcb, control.iopm), 0x40);

@@ -8,7 +8,8 @@
 //!
 //! In each of them a request's data is copied at most once on its way between the front end's pages and the device.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -42,6 +43,7 @@ pub(super) struct Resolved<M> {
 }
 
 struct Cached<M> {
+    grant: GrantRef,
     memory: Arc<M>,
     last_used: u64,
 }
@@ -54,16 +56,29 @@ pub(super) enum Mode<M> {
     Direct,
 }
 
-/// Pages that stay mapped.
+/// Rows of a [`Cache`]: a power of two. A front end's references are close to each other, and no grant table has so many
+/// that a row could become long.
+const ROWS: usize = 256;
+
+/// Pages that stay mapped, each in the row that the lowest bits of its reference name.
 pub(super) struct Cache<M> {
-    pages: BTreeMap<GrantRef, Cached<M>>,
+    rows: Box<[Vec<Cached<M>>; ROWS]>,
+    len: usize,
     max: usize,
     clock: u64,
 }
 
+const fn row_of(grant: GrantRef) -> usize {
+    grant.raw() as usize % ROWS
+}
+
 impl<M: SharedMemory> Cache<M> {
     pub fn new(max: usize) -> Self {
-        Self { pages: BTreeMap::new(), max, clock: 0 }
+        Self { rows: Box::new([const { Vec::new() }; ROWS]), len: 0, max, clock: 0 }
+    }
+
+    fn contains(&self, grant: GrantRef) -> bool {
+        self.rows.get(row_of(grant)).is_some_and(|row| row.iter().any(|cached| cached.grant == grant))
     }
 
     /// Maps what is not mapped yet, in one go.
@@ -74,23 +89,23 @@ impl<M: SharedMemory> Cache<M> {
         grants: impl Iterator<Item = GrantRef>,
         counters: &mut Counters,
     ) {
-        let missing: BTreeSet<GrantRef> = grants.filter(|grant| !self.pages.contains_key(grant)).collect();
+        let missing: BTreeSet<GrantRef> = grants.filter(|grant| !self.contains(*grant)).collect();
         if missing.is_empty() {
             return;
         }
         let missing: Vec<GrantRef> = missing.into_iter().collect();
         counters.maps += missing.len() as u64;
         for (grant, result) in missing.iter().zip(platform.map_each(peer, &missing, Access::ReadWrite)) {
-            if let Ok(memory) = result {
-                let memory = Arc::new(memory);
-                self.pages.insert(*grant, Cached { memory, last_used: self.clock });
+            if let (Ok(memory), Some(row)) = (result, self.rows.get_mut(row_of(*grant))) {
+                row.push(Cached { grant: *grant, memory: Arc::new(memory), last_used: self.clock });
+                self.len += 1;
             }
         }
     }
 
     fn get(&mut self, grant: GrantRef) -> Option<Arc<M>> {
         self.clock += 1;
-        let cached = self.pages.get_mut(&grant)?;
+        let cached = self.rows.get_mut(row_of(grant))?.iter_mut().find(|cached| cached.grant == grant)?;
         cached.last_used = self.clock;
         Some(cached.memory.clone())
     }
@@ -102,30 +117,28 @@ impl<M: SharedMemory> Cache<M> {
 
     /// Unmaps the pages longest unused when there are too many, an eighth of the limit at a time.
     fn shrink<P: Platform<Memory = M>>(&mut self, platform: &P, counters: &mut Counters) {
-        if self.pages.len() <= self.max {
+        if self.len <= self.max {
             return;
         }
-        let excess = self.pages.len() - self.max + self.max / 8;
-        let mut idle: Vec<(u64, GrantRef)> = self
-            .pages
-            .iter()
-            .filter(|(_, cached)| Arc::strong_count(&cached.memory) == 1)
-            .map(|(grant, cached)| (cached.last_used, *grant))
-            .collect();
+        let excess = self.len - self.max + self.max / 8;
+        let is_idle = |cached: &Cached<M>| Arc::strong_count(&cached.memory) == 1;
+        let idle = self.rows.iter().flatten().filter(|cached| is_idle(cached));
+        let mut idle: Vec<u64> = idle.map(|cached| cached.last_used).collect();
         idle.sort_unstable();
-        idle.truncate(excess);
-        let gone: Vec<M> = idle
-            .iter()
-            .filter_map(|(_, grant)| self.pages.remove(grant))
-            .filter_map(|cached| Arc::try_unwrap(cached.memory).ok())
-            .collect();
+        // Uses have times of their own, but pages that were only mapped may share one.
+        let Some(&last) = idle.get(excess.min(idle.len()).wrapping_sub(1)) else { return };
+        let oldest = |cached: &mut Cached<M>| cached.last_used <= last && is_idle(cached);
+        let gone = self.rows.iter_mut().flat_map(|row| row.extract_if(.., oldest));
+        let gone: Vec<M> = gone.filter_map(|cached| Arc::try_unwrap(cached.memory).ok()).collect();
+        self.len -= gone.len();
         counters.unmaps += gone.len() as u64;
         platform.unmap(gone);
     }
 
     pub fn clear<P: Platform<Memory = M>>(&mut self, platform: &P) {
-        let pages = core::mem::take(&mut self.pages).into_values();
+        let pages = self.rows.iter_mut().flat_map(core::mem::take);
         platform.unmap(pages.filter_map(|cached| Arc::try_unwrap(cached.memory).ok()).collect());
+        self.len = 0;
     }
 }
 

@@ -33,16 +33,17 @@ fn call(guest: &Guest<'_>, number: u64, args: [u64; 5]) -> i32 {
     let world = guest.world;
     let make = |context: &mut Context<Hw<TestMachine>>, cursor: Option<u64>| {
         let mut cx = Cx::new(&world.system, &guest.domain, &guest.vcpu, context);
-        match cursor {
+        let after = match cursor {
             Some(cursor) => resume(&mut cx, cursor),
             None => hypercall(&mut cx),
-        }
+        };
+        (after, cx.cursor)
     };
-    let mut after = make(&mut context, None);
-    while let After::Preempted(cursor) = after {
+    let (mut after, mut cursor) = make(&mut context, None);
+    while after == After::Preempted {
         assert_eq!(*context.hw.gprs(), before, "a preempted call changed a register");
         guest.preemptions.set(guest.preemptions.get() + 1);
-        after = make(&mut context, Some(cursor));
+        (after, cursor) = make(&mut context, Some(cursor));
     }
     guest.after.set(after);
     let rax = context.hw.gprs().rax;

@@ -2,7 +2,7 @@
 
 use super::MANIFEST;
 use crate::build;
-use crate::call::{After, Cx, hypercall, resume};
+use crate::call::{After, Cx, hypercall, resume, traced_hypercall};
 use crate::domain::{Domain, Progress, destroy};
 use crate::hw::{Mfn, PAGE_BYTES, Pages, PhysMemory, Reg, Segment, SegmentState, VcpuHw};
 use crate::system::System;
@@ -215,13 +215,17 @@ impl Transport for Guest<'_> {
         };
         *gprs = before;
         let mut cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context);
-        let mut after = hypercall(&mut cx);
+        let is_traced = self.world.system.trace.is_on();
+        let mut after = if is_traced { traced_hypercall(&mut cx) } else { hypercall(&mut cx) };
         for step in 0.. {
             assert!(step < 100_000, "the call never ends");
-            let After::Preempted(cursor) = after else { break };
+            if after != After::Preempted {
+                break;
+            }
+            let cursor = cx.cursor;
             assert_eq!(*context.hw.gprs(), before, "a preempted call changed a register");
             self.preemptions.set(self.preemptions.get() + 1);
-            let mut cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context);
+            cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context);
             after = resume(&mut cx, cursor);
         }
         self.after.set(after);

@@ -194,6 +194,17 @@ impl<F: EntryFormat> Npt<F> {
         self.replace(memory, gfn, |_, _, _| F::EMPTY)
     }
 
+    /// Takes away the whole leaf that maps `gfn`, and tells what it mapped from its first frame number on. The caller owes
+    /// a flush.
+    pub fn take<M: PhysMemory>(&mut self, memory: &M, gfn: Gfn) -> Option<(Mfn, PageSize)> {
+        let mut taken = None;
+        self.replace(memory, gfn, |size, mfn, _| {
+            taken = Some((mfn, size));
+            F::EMPTY
+        });
+        taken
+    }
+
     /// Changes the rights of the whole leaf that maps `gfn`; false if there is none. The caller owes a flush.
     pub fn protect<M: PhysMemory>(&mut self, memory: &M, gfn: Gfn, rights: Rights) -> bool {
         self.replace(memory, gfn, |size, mfn, cache| F::leaf(size, mfn, rights, cache))

@@ -114,7 +114,9 @@ impl<F: EntryFormat> DomainMemory<F> {
             let Occupant::Own(mapping) = self.occupant(ram, at) else { return Err(Errno::EINVAL) };
             // A leaf that the range does not cover in full is split until it is.
             let size = Self::fitting(at, end, mapping.size);
-            self.npt.split(ram, at, size)?;
+            if size != mapping.size {
+                self.npt.split(ram, at, size)?;
+            }
             if first != Some(mapping.mfn.raw()) {
                 pieces += 1;
             }
@@ -145,19 +147,18 @@ impl<F: EntryFormat> DomainMemory<F> {
         let mut at = gfn;
         let mut run: Option<(Mfn, u64)> = None;
         while at < end {
-            let Some(mapping) = self.npt.lookup(ram.memory, at) else { break };
-            self.npt.unmap(ram.memory, at);
+            let Some((mfn, size)) = self.npt.take(ram.memory, at) else { break };
             run = match run {
-                Some((first, count)) if first.raw() + count == mapping.mfn.raw() => {
-                    Some((first, count + mapping.size.pages()))
+                Some((first, count)) if first.raw() + count == mfn.raw() => {
+                    Some((first, count + size.pages()))
                 }
                 Some((first, count)) => {
                     out.add(first, count, Flush::NONE);
-                    Some((mapping.mfn, mapping.size.pages()))
+                    Some((mfn, size.pages()))
                 }
-                None => Some((mapping.mfn, mapping.size.pages())),
+                None => Some((mfn, size.pages())),
             };
-            at = Gfn::new(at.raw() + mapping.size.pages());
+            at = Gfn::new(at.raw() + size.pages());
         }
         if let Some((first, count)) = run {
             out.add(first, count, self.generation.advance());

@@ -194,7 +194,9 @@ proptest! {
                 }
                 Step::Unmap(gfn) => {
                     npt.split(ram, Gfn::new(gfn), PageSize::K4).unwrap();
-                    prop_assert_eq!(npt.unmap(&fixture.memory, Gfn::new(gfn)), model.remove(&gfn).is_some());
+                    let taken = npt.take(&fixture.memory, Gfn::new(gfn));
+                    let was = model.remove(&gfn).map(|(mfn, _)| (Mfn::new(mfn), PageSize::K4));
+                    prop_assert_eq!(taken, was);
                 }
                 Step::Protect(gfn) => {
                     npt.split(ram, Gfn::new(gfn), PageSize::K4).unwrap();
