@@ -106,9 +106,10 @@ impl DomainSet {
         Ok(set)
     }
 
-    /// Whether a guest may load x87 state: any kernel that is not an image of ours, and the one of ours that tests it.
+    /// Whether a guest is likely to load x87 state: a kernel with a RAM disk, for it has programs to switch between, and the
+    /// guest of ours that tests it.
     pub fn may_load_x87(&self) -> bool {
-        self.domains.values().any(|domain| domain.kernel.contains('/') || domain.kernel == "conf-fpu")
+        self.domains.values().any(|domain| domain.initrd.is_some() || domain.kernel == "conf-fpu")
     }
 
     /// Returns the folder that paths of the set are relative to.

@@ -3,8 +3,9 @@
 //! In software each processor has a thread of its own, but for one flaw (seen in QEMU 7.2, target/i386/tcg): loading x87
 //! state with a bit set in the header of XSAVE's area, or by FXRSTOR, on any processor changes `hflags2` of the first one without
 //! a lock (`cpu_clear_ignne`). A VMRUN or #VMEXIT there at the same moment may lose its switch to or from nested paging, and
-//! a domain dies. The hypervisor and our guests load no such state; where other kernels may, or a guest tests just that,
-//! processors [take turns](Config::in_turn) in one thread.
+//! a domain dies. The hypervisor and our guests load no such state; where another kernel is likely to, or a guest tests just
+//! that, processors [take turns](Config::in_turn) in one thread. A guest that spins then waits longer for the others, so
+//! that is not done for every foreign kernel.
 
 use super::{Boot, Card, Config, Started};
 use crate::setup::{Need, need};

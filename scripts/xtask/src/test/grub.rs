@@ -77,7 +77,7 @@ fn starts_linux(context: &Context) -> Result<Verdict> {
     guest.cmdline.clear();
     guest.disk = vec!["machine0,ro".into()];
     live::until_guests(&mut set)?;
-    let machine = Machine::new(context, "run/grub/linux", SVM.at(2)).disks(std::slice::from_ref(&image.0));
+    let machine = Machine::new(context, "run/grub/linux", SVM).disks(std::slice::from_ref(&image.0));
     let report = machine.limit(600).boot(&set)?;
     Ok(live::judge(&report, &["started by xen, cpus=2", &hash]))
 }
