@@ -23,6 +23,8 @@ use std::time::Duration;
 const MIB: usize = 1 << 20;
 /// Where `dd` writes in its disk, and how much, in MiB.
 const SEEK: usize = 8;
+/// How much of it the second boot looks at, in MiB.
+const AGAIN: usize = 8;
 /// How much behind that is discarded, and how much stays as it is behind it, in MiB each.
 const TAIL: usize = 2;
 /// The file that goes over the network, in bytes.
@@ -156,7 +158,7 @@ echo discarded: $(dd if=/dev/xvda bs=1M skip={tail} count={TAIL} 2>/dev/null | s
     let commands = format!(
         "{FACTS}
 if [ \"$(dd if=/dev/xvda bs=5 count=1 2>/dev/null)\" = again ]; then
-    echo second boot: $(dd if=/dev/xvda bs=1M skip={SEEK} count={written} 2>/dev/null | sha256sum)
+    echo second boot: $(dd if=/dev/xvda bs=1M skip={SEEK} count={AGAIN} 2>/dev/null | sha256sum)
     exit 0
 fi
 set -e
@@ -198,7 +200,8 @@ echo -n again | dd of=/dev/xvda conv=fsync,notrunc 2>/dev/null
         format!("note: {}", workspace::sha256(&note)),
     ];
     if quick {
-        signs.extend([format!("second boot: {hash}"), "reboots".into()]);
+        let again = workspace::sha256(&after[SEEK * MIB..(SEEK + AGAIN) * MIB]);
+        signs.extend([format!("second boot: {again}"), "reboots".into()]);
         if punches(context, &mut files, &name)? {
             signs.push(format!("discarded: {}", workspace::sha256(&vec![0; TAIL * MIB])));
         }
