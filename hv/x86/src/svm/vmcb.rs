@@ -185,6 +185,8 @@ pub mod vintr {
     pub const PRIORITY: u64 = 0xf << 16;
     pub const IGNORE_TPR: u64 = 1 << 20;
     pub const MASKING: u64 = 1 << 24;
+    /// A virtual interrupt of the highest priority, whatever the task priority is.
+    pub const HIGHEST: u64 = IRQ | PRIORITY | IGNORE_TPR;
     /// Where the vector begins.
     pub const VECTOR_SHIFT: u32 = 32;
     pub const VECTOR: u64 = 0xff << VECTOR_SHIFT;

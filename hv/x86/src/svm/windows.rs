@@ -117,15 +117,14 @@ impl SvmVcpu {
             self.put_event(Event::interrupt(vector));
         }
         let control = &mut self.vmcb.control;
-        control.vintr &= !(vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR | vintr::VECTOR);
+        control.vintr &= !(vintr::HIGHEST | vintr::VECTOR);
         control.intercepts1 &= !intercept1::VINTR;
         if window {
             // A virtual interrupt of the highest priority is never delivered: its intercept exits just before.
-            control.vintr |= vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR;
+            control.vintr |= vintr::HIGHEST;
             control.intercepts1 |= intercept1::VINTR;
         } else if let Some(vector) = self.given {
-            control.vintr |=
-                vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR | u64::from(vector) << vintr::VECTOR_SHIFT;
+            control.vintr |= vintr::HIGHEST | u64::from(vector) << vintr::VECTOR_SHIFT;
         }
         self.watch_cr8(window);
         self.touch(clean::VINTR);

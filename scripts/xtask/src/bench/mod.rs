@@ -43,6 +43,8 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
     }
     ensure!(!jobs.is_empty(), "there is nothing to measure");
     let images = Images::build()?;
+    // What is measured is what was built, whatever happens to the repository in the meantime.
+    let setting = setting(options, emulator)?;
     let bench = Bench { images, emulator, verbose: options.verbose };
     let (mut counted, mut once, mut skipped) = (vec![Vec::new(); options.repeat], Vec::new(), Vec::new());
     for job in &jobs {
@@ -82,7 +84,7 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
             note(bench.below_linux(options.quick));
         }
     }
-    let document = Document::new(setting(options, emulator)?, &counted, once, skipped);
+    let document = Document::new(setting, &counted, once, skipped);
     write(options, &document)?;
     print!("{}", table::terminal(&document));
     Ok(if document.repeats() && document.skipped.is_empty() { 0 } else { crate::FAILED })
