@@ -186,7 +186,7 @@ echo -n again | dd of=/dev/xvda conv=fsync,notrunc 2>/dev/null
         machine = machine.network(Network::default());
         add_neighbour(&mut set)?;
     }
-    let report = machine.limit(1800).boot(&set)?;
+    let report = machine.limit(3000).boot(&set)?;
     let after = std::fs::read(&raw)?;
     let region = SEEK * MIB..tail * MIB;
     let hash = workspace::sha256(&after[region.clone()]);
