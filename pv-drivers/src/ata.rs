@@ -51,6 +51,8 @@ pub mod status {
     pub const REQUEST: u8 = 1 << 3;
     /// The heads are in place: always.
     pub const SEEK_DONE: u8 = 1 << 4;
+    /// The drive itself is broken: never here.
+    pub const FAULT: u8 = 1 << 5;
     /// It is ready: always.
     pub const READY: u8 = 1 << 6;
     /// It does not answer yet: never here.

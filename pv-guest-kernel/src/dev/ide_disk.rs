@@ -10,6 +10,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use pv_drivers::ata::{self, command, register, status};
 use pv_drivers::blk::{
     BlockDevice, BlockError, Geometry, Location, Operation, Request, SECTOR_SIZE, Submitted, Tag,
 };
@@ -26,7 +27,7 @@ use crate::xen::platform::Pages;
 const CLASS: (u8, u8) = (1, 1);
 const BUS_MASTER: u8 = 1 << 7;
 /// The old command ports, control port and interrupt of each channel.
-const CHANNELS: [(u16, u16, u32); 2] = [(0x1f0, 0x3f6, 14), (0x170, 0x376, 15)];
+const CHANNELS: [(u16, u16, u32); 2] = [(ata::PORTS, ata::CONTROL_PORT, 14), (0x170, 0x376, 15)];
 /// Requests of one drive that wait or run.
 const DEPTH: usize = 64;
 /// Pieces of a request, and the sectors that one command moves at most.
@@ -34,18 +35,6 @@ const PIECES: usize = 128;
 const MOST_SECTORS: u32 = 256;
 /// Nanoseconds after which a command is given up.
 const PATIENCE: u64 = 30_000_000_000;
-
-/// Task-file registers, from the command port on.
-mod register {
-    pub const DATA: u16 = 0;
-    pub const COUNT: u16 = 2;
-    pub const LBA_LOW: u16 = 3;
-    pub const LBA_MID: u16 = 4;
-    pub const LBA_HIGH: u16 = 5;
-    pub const DEVICE: u16 = 6;
-    pub const STATUS: u16 = 7;
-    pub const COMMAND: u16 = 7;
-}
 
 /// Bus-master registers, from the channel's base on.
 mod master {
@@ -58,20 +47,12 @@ mod master {
     pub const INTERRUPT: u8 = 1 << 2;
 }
 
-mod status {
-    pub const ERROR: u8 = 1 << 0;
-    pub const REQUEST: u8 = 1 << 3;
-    pub const FAULT: u8 = 1 << 5;
-    pub const BUSY: u8 = 1 << 7;
-}
-
-mod command {
-    pub const IDENTIFY: u8 = 0xec;
+/// Commands by DMA, and those for addresses of 48 bits.
+mod dma_command {
     pub const READ_DMA: u8 = 0xc8;
     pub const READ_DMA_EXT: u8 = 0x25;
     pub const WRITE_DMA: u8 = 0xca;
     pub const WRITE_DMA_EXT: u8 = 0x35;
-    pub const FLUSH: u8 = 0xe7;
     pub const FLUSH_EXT: u8 = 0xea;
 }
 
@@ -227,11 +208,11 @@ impl Channel {
         let is_48_bit = drive.is_48_bit;
         let read = job.operation == Operation::Read;
         let code = match (job.operation, is_48_bit) {
-            (Operation::Read, true) => command::READ_DMA_EXT,
-            (Operation::Read, false) => command::READ_DMA,
-            (Operation::Write, true) => command::WRITE_DMA_EXT,
-            (Operation::Write, false) => command::WRITE_DMA,
-            (_, true) => command::FLUSH_EXT,
+            (Operation::Read, true) => dma_command::READ_DMA_EXT,
+            (Operation::Read, false) => dma_command::READ_DMA,
+            (Operation::Write, true) => dma_command::WRITE_DMA_EXT,
+            (Operation::Write, false) => dma_command::WRITE_DMA,
+            (_, true) => dma_command::FLUSH_EXT,
             (_, false) => command::FLUSH,
         };
         for (index, (address, length)) in job.places.iter().enumerate() {
