@@ -218,6 +218,9 @@ pub struct Bench {
     /// Only a part of it, in about a minute
     #[arg(long)]
     pub quick: bool,
+    /// Only the machines whose names, as they are told when they start, have this in them
+    #[arg(long, value_name = "WORDS")]
+    pub only: Option<String>,
     /// Writes all figures as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -230,9 +233,12 @@ pub struct Bench {
     /// The emulator: Bochs for VT-x
     #[arg(long, value_enum)]
     pub emulator: Option<Emulator>,
-    /// Measures services, and a disk that Linux serves, on another hypervisor too, with the same guest
+    /// Measures services, and disk and network that Linux serves, on another hypervisor too, with the same guest
     #[arg(long, value_enum)]
     pub peer: Option<Hypervisor>,
+    /// With `blk`: measures requests of another guest too, on every hypervisor
+    #[arg(long, value_enum)]
+    pub guest: Option<Guest>,
     /// How often counted figures are taken; runs that differ are a failure
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = repetitions)]
     pub repeat: usize,
@@ -250,6 +256,13 @@ fn repetitions(text: &str) -> Result<usize, String> {
 pub enum Hypervisor {
     /// Debian's Xen 4.17
     Xen,
+}
+
+/// The other guests whose requests are measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Guest {
+    /// Debian's Linux, downloaded into the cache
+    Linux,
 }
 
 /// What `peer` does there.

@@ -7,6 +7,7 @@ mod difference;
 mod document;
 mod figure;
 mod html;
+mod linux;
 mod plot;
 mod ratio;
 mod scale;
@@ -18,8 +19,8 @@ use crate::build::{GUEST_KERNEL, Images};
 use crate::cli::{self, Area, Emulator};
 use crate::emulator::{self, Config};
 use crate::machine::{self, Console, End};
-use crate::{peer, process};
-use crate::{run, say, workspace};
+use crate::peer::{self, domu, domu::Guest};
+use crate::{process, run, say, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use document::{Document, Setting};
 use figure::{Figure, Lane, OWN};
@@ -31,6 +32,9 @@ use targets::MEMORY_DISK;
 
 /// The longest that one machine may run.
 const LIMIT: Duration = Duration::from_secs(3600);
+/// The machines with Xen.
+const ON_XEN: [&str; 4] =
+    ["micro on Xen", "blk on Xen with Linux", "net on Xen with Linux", "blk on Xen with Linux as the guest"];
 /// How long a machine may run before its user is told that it does.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -41,12 +45,28 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
     for area in areas(options) {
         jobs.extend(suite::jobs(area, options.quick, emulator)?);
     }
-    ensure!(!jobs.is_empty(), "there is nothing to measure");
+    let mut skipped = Vec::new();
+    if options.guest.is_some() {
+        ensure!(
+            has(options, Area::Blk),
+            "--guest linux goes with blk: `cargo xtask bench blk --guest linux`"
+        );
+        ensure!(emulator == Emulator::Qemu, "--guest linux is measured in QEMU only: leave --emulator out");
+        match linux::job(options.quick) {
+            Ok(job) => jobs.push(job),
+            Err(error) => skipped.push(format!("Linux as the guest: {error:#}")),
+        }
+    }
+    jobs.retain(|job| is_wanted(options, &job.name));
+    ensure!(
+        !jobs.is_empty() || options.peer.is_some(),
+        "there is nothing to measure: no machine's name has the words of --only in it"
+    );
     let images = Images::build()?;
     // What is measured is what was built, whatever happens to the repository in the meantime.
     let setting = setting(options, emulator)?;
     let bench = Bench { images, emulator, verbose: options.verbose };
-    let (mut counted, mut once, mut skipped) = (vec![Vec::new(); options.repeat], Vec::new(), Vec::new());
+    let (mut counted, mut once) = (vec![Vec::new(); options.repeat], Vec::new());
     for job in &jobs {
         let runs = if job.lane == Lane::Counted { options.repeat } else { 1 };
         let mut taken = Vec::new();
@@ -71,17 +91,31 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
         }
     }
     if options.peer.is_some() {
-        let chosen = areas(options);
-        let has = |area: Area| chosen.contains(&area) || chosen.contains(&Area::All);
         let mut note = |figures: Result<Vec<Figure>>| match figures {
             Ok(figures) => once.extend(figures),
-            Err(error) => skipped.push(format!("Xen: {error:#}")),
+            Err(error) => {
+                say::warn(format!("Xen: {error:#}"));
+                let text = format!("{error:#}");
+                skipped.push(format!("Xen: {}", text.lines().next().unwrap_or_default()));
+            }
         };
-        if has(Area::Micro) {
+        let wanted = |area: Area, name: &str| has(options, area) && is_wanted(options, name);
+        if wanted(Area::Micro, ON_XEN[0]) {
             note(bench.on_xen(options.quick));
         }
-        if has(Area::Blk) {
-            note(bench.below_linux(options.quick));
+        if wanted(Area::Blk, ON_XEN[1]) {
+            let commands = suite::requests_below_linux(options.quick);
+            note(bench.below_linux(ON_XEN[1], || Ok(Guest::own(&bench.images, MEMORY_DISK, &commands))));
+        }
+        if wanted(Area::Net, ON_XEN[2]) {
+            let commands = suite::packets_below_linux(options.quick, domu::SERVER, domu::SERVER_MAC);
+            note(bench.below_linux(ON_XEN[2], || Ok(Guest::own(&bench.images, MEMORY_DISK, &commands))));
+        }
+        if options.guest.is_some() && wanted(Area::Blk, ON_XEN[3]) {
+            note(bench.below_linux(ON_XEN[3], || {
+                let (kernel, ramdisk) = linux::guest(options.quick)?;
+                Ok(Guest::linux(kernel, ramdisk, linux::MEMORY))
+            }));
         }
     }
     let document = Document::new(setting, &counted, once, skipped);
@@ -96,6 +130,16 @@ fn areas(options: &cli::Bench) -> Vec<Area> {
         return vec![Area::All];
     }
     options.areas.clone()
+}
+
+/// Whether an area is asked for, by its name or with all of them.
+fn has(options: &cli::Bench, area: Area) -> bool {
+    areas(options).into_iter().any(|chosen| chosen == area || chosen == Area::All)
+}
+
+/// Whether a machine is asked for, by its name.
+fn is_wanted(options: &cli::Bench, name: &str) -> bool {
+    options.only.as_ref().is_none_or(|words| name.contains(words.as_str()))
 }
 
 /// Writes the files that are asked for.
@@ -158,7 +202,7 @@ impl Bench {
     /// The same guest kernel as the first domain of Debian's Xen, on the same emulated machine: single services only, for
     /// there is no other domain.
     fn on_xen(&self, quick: bool) -> Result<Vec<Figure>> {
-        say::step(format!("measuring micro on Debian's {}", peer::hypervisor()?));
+        say::step(format!("measuring {}: Debian's {}", ON_XEN[0], peer::hypervisor()?));
         let machine = peer::xen::Options {
             icount: true,
             plain: true,
@@ -168,7 +212,7 @@ impl Bench {
         };
         let cmdline = format!("role=guest {}", run::exec(&suite::services(quick)));
         let kernel = self.images.guest(GUEST_KERNEL);
-        let report = patiently("Xen", || peer::xen::run(&kernel, &cmdline, &machine))?;
+        let report = patiently(ON_XEN[0], || peer::xen::run(&kernel, &cmdline, &machine))?;
         let figures = Figure::all(&report.console, Lane::Counted, "xen")?;
         ensure!(
             !figures.is_empty(),
@@ -182,17 +226,17 @@ impl Bench {
 }
 
 impl Bench {
-    /// The same guest kernel on Debian's Xen below Debian's Linux: requests of a disk that Linux's blkback serves from a
-    /// loop device on a file in memory. Ticks are of everything, with what Xen and Linux do besides.
-    fn below_linux(&self, quick: bool) -> Result<Vec<Figure>> {
-        say::step(format!("measuring blk on Debian's {} and Linux", peer::hypervisor()?));
-        let commands = suite::requests_below_linux(quick);
-        let work = || peer::domu::measure(&self.images, MEMORY_DISK, &commands, LIMIT, self.verbose);
-        let report = patiently("Xen with Linux", work)?;
+    /// A guest on Debian's Xen below Debian's Linux, which serves its disk, a loop device on a file in memory, by blkback,
+    /// and its network by netback. Ticks are of everything, with what Xen and Linux do besides.
+    fn below_linux(&self, what: &str, guest: impl FnOnce() -> Result<Guest>) -> Result<Vec<Figure>> {
+        say::step(format!("measuring {what}: Debian's {}", peer::hypervisor()?));
+        let guest = guest()?;
+        let work = || domu::measure(&guest, LIMIT, self.verbose);
+        let report = patiently(what, work)?;
         let figures = Figure::all(&report.console, Lane::Counted, "xen and linux")?;
         ensure!(
             !figures.is_empty(),
-            "no figure, and {}:\n{}",
+            "{what}: no figure, and {}:\n{}",
             report.end,
             process::tail(&report.console, 12)
         );
@@ -249,11 +293,17 @@ fn command(options: &cli::Bench) -> String {
     if options.quick {
         words.push("--quick".into());
     }
+    if let Some(only) = &options.only {
+        words.push(format!("--only '{only}'"));
+    }
     if options.emulator == Some(Emulator::Bochs) {
         words.push("--emulator bochs".into());
     }
     if options.peer.is_some() {
         words.push("--peer xen".into());
+    }
+    if options.guest.is_some() {
+        words.push("--guest linux".into());
     }
     words.join(" ")
 }

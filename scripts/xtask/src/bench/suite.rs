@@ -131,6 +131,17 @@ pub fn requests_below_linux(quick: bool) -> String {
     disk_commands(MEMORY_DISK, true, if quick { 64 } else { 256 })
 }
 
+/// The commands that put packets and streams on the network that Linux serves, to its own address and MAC.
+pub fn packets_below_linux(quick: bool, to: &str, mac: &str) -> String {
+    let (n, bytes) = packets(quick);
+    format!("ip 10.0.0.2/24 && bench net {to} mac={mac} n={n} bytes={bytes} raw")
+}
+
+/// How many packets, and bytes of a stream.
+fn packets(quick: bool) -> (u32, &'static str) {
+    if quick { (512, "8M") } else { (4096, "64M") }
+}
+
 /// The commands that measure single services.
 pub fn services(quick: bool) -> String {
     format!("bench micro n={} raw", if quick { 200 } else { 1000 })
@@ -173,7 +184,7 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
         }
         Area::Net => {
             let set = DomainSet::read(&crate::workspace::root().join(NETWORK))?;
-            let (n, bytes) = if quick { (512, "8M") } else { (4096, "64M") };
+            let (n, bytes) = packets(quick);
             // First the driver domain, then another guest.
             let commands =
                 ["10.0.0.254", "10.0.0.1"].map(|to| format!("bench net {to} n={n} bytes={bytes} raw"));

@@ -15,6 +15,14 @@ const INIT: &str = include_str!("../../../peer/init");
 const BLOCK: &str = include_str!("../../../peer/block");
 const VIF: &str = include_str!("../../../peer/vif-bridge");
 const GUEST: &str = include_str!("../../../peer/guest.cfg");
+/// What serves the streams of the guest's `bench net`.
+const SERVE: &str = include_str!("../../../peer/serve");
+
+/// The address of the Linux that serves a guest which measures: that of our driver domain in the network's domain set, so
+/// that figures of both have the same name.
+pub const SERVER: &str = "10.0.0.254";
+/// The bridge's own MAC.
+pub const SERVER_MAC: &str = "00:16:3e:00:00:fe";
 
 /// What the guest is asked to do: `init` prints the checksums that it must see, and those it must have left.
 const COMMANDS: &str = "lsblk; sha256 xvda; ip 10.17.0.2/24; ping 10.17.0.1 count=2; wget http://10.17.0.1/file; \
@@ -78,7 +86,7 @@ pub fn run(images: &Images, console: Console, verbose: bool) -> Result<Verdict> 
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
     let machine = xen::Options { console, verbose, ..Default::default() };
-    let report = boot(&tools, images, &Guest { disk: "xvda", commands: COMMANDS }, machine)?;
+    let report = boot(&tools, &Guest::own(images, "xvda", COMMANDS), &TESTING, machine)?;
     std::fs::write(
         workspace::made(workspace::products()?.join("test"))?.join("peer-xen-domu.log"),
         &report.console,
@@ -86,32 +94,75 @@ pub fn run(images: &Images, console: Console, verbose: bool) -> Result<Verdict> 
     Ok(judge(&report))
 }
 
-/// Boots the same with a guest that runs other commands, on the plain processor; its disk, in Linux's memory, has the
-/// name that a memory disk has elsewhere. Nobody judges what it prints.
-pub fn measure(
-    images: &Images,
-    disk: &str,
-    commands: &str,
-    limit: Duration,
-    verbose: bool,
-) -> Result<Report> {
+/// Boots the same with a guest that measures, on the plain processor. Nobody judges what it prints.
+pub fn measure(guest: &Guest, limit: Duration, verbose: bool) -> Result<Report> {
     packages::hypervisor()?;
     let machine = xen::Options { plain: true, limit, verbose, ..Default::default() };
-    boot(&packages::tools()?, images, &Guest { disk, commands }, machine)
+    boot(&packages::tools()?, guest, &MEASURING, machine)
 }
 
-/// What a guest has and does.
-struct Guest<'a> {
-    disk: &'a str,
-    commands: &'a str,
+/// What a guest is and does.
+pub struct Guest {
+    disk: String,
+    kernel: PathBuf,
+    ramdisk: Option<Vec<u8>>,
+    words: String,
+    /// In MiB.
+    memory: u32,
 }
 
-fn boot(tools: &Path, images: &Images, guest: &Guest<'_>, machine: xen::Options) -> Result<Report> {
+impl Guest {
+    /// Our kernel, which runs commands; its disk, in Linux's memory, has a name that it has elsewhere.
+    pub fn own(images: &Images, disk: &str, commands: &str) -> Guest {
+        Guest {
+            disk: disk.into(),
+            kernel: images.guest(GUEST_KERNEL),
+            ramdisk: None,
+            words: format!("name=guest role=guest {}", run_verb::exec(commands)),
+            memory: 64,
+        }
+    }
+
+    /// Linux with its initial RAM disk.
+    pub fn linux(kernel: PathBuf, ramdisk: Vec<u8>, memory: u32) -> Guest {
+        let words = run_verb::LINUX_WORDS.into();
+        Guest { disk: "xvda".into(), kernel, ramdisk: Some(ramdisk), words, memory }
+    }
+
+    /// What `xl` is told of it. Our kernel leaves its status behind and is kept for that, Linux leaves nothing.
+    fn config(&self) -> String {
+        let (ramdisk, end) = match self.ramdisk {
+            Some(_) => ("ramdisk = \"/guest.initrd\"", "destroy"),
+            None => ("", "preserve"),
+        };
+        GUEST
+            .replace("@RAMDISK@", ramdisk)
+            .replace("@POWEROFF@", end)
+            .replace("@WORDS@", &self.words)
+            .replace("@DISK@", &self.disk)
+            .replace("@MEMORY@", &self.memory.to_string())
+    }
+}
+
+/// What differs between the Linux that tests a guest and the one that serves a guest which measures.
+struct Service {
+    /// Its address on the bridge.
+    address: &'static str,
+    /// How long it waits, in microseconds, before it looks again whether the guest has ended: to look takes instructions.
+    pause: &'static str,
+    /// What it runs for each TCP connection of the guest's `bench net`.
+    serve: Option<&'static str>,
+}
+
+const TESTING: Service = Service { address: "10.17.0.1", pause: "300000", serve: None };
+const MEASURING: Service = Service { address: SERVER, pause: "3000000", serve: Some(SERVE) };
+
+fn boot(tools: &Path, guest: &Guest, service: &Service, machine: xen::Options) -> Result<Report> {
     let ramdisk = workspace::products()?.join("peer-linux.cpio");
-    std::fs::write(&ramdisk, initial(tools, &images.guest(GUEST_KERNEL), guest)?)?;
+    std::fs::write(&ramdisk, initial(tools, guest, service)?)?;
     let kernel = packages::file(&tools.join("boot"), "vmlinuz")?;
     let options = xen::Options {
-        memory: 768 << 20,
+        memory: (704 << 20) + (u64::from(guest.memory) << 20),
         // Time follows instructions, so that no time-out of xl or of the guest depends on this computer.
         icount: true,
         // QEMU's IRET reads the stack as the supervisor even from ring 3, which SMAP then refuses to a PV kernel.
@@ -125,7 +176,7 @@ fn boot(tools: &Path, images: &Images, guest: &Guest<'_>, machine: xen::Options)
 }
 
 /// Makes Linux's initial RAM disk.
-fn initial(tools: &Path, kernel: &Path, guest: &Guest<'_>) -> Result<Vec<u8>> {
+fn initial(tools: &Path, guest: &Guest, service: &Service) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for folder in [
         "bin",
@@ -170,13 +221,23 @@ fn initial(tools: &Path, kernel: &Path, guest: &Guest<'_>) -> Result<Vec<u8>> {
         let file = packages::file(&tools.join("lib"), &format!("{module}.ko"))?;
         archive.add(&format!("modules/{module}.ko"), &read(file)?)?;
     }
-    archive.program("init", INIT.replace("@MODULES@", &MODULES.join(" ")).as_bytes())?;
+    let init = INIT
+        .replace("@MODULES@", &MODULES.join(" "))
+        .replace("@ADDRESS@", service.address)
+        .replace("@MAC@", SERVER_MAC)
+        .replace("@PAUSE@", service.pause);
+    archive.program("init", init.as_bytes())?;
+    if let Some(serve) = service.serve {
+        archive.program("bin/serve", serve.as_bytes())?;
+    }
     archive.program("etc/xen/scripts/block", BLOCK.as_bytes())?;
     archive.program("etc/xen/scripts/vif-bridge", VIF.as_bytes())?;
     archive.add("etc/xen/xl.conf", b"")?;
-    let config = GUEST.replace("@EXEC@", &run_verb::exec(guest.commands)).replace("@DISK@", guest.disk);
-    archive.add("guest.cfg", config.as_bytes())?;
-    archive.add("guest", &read(kernel.into())?)?;
+    archive.add("guest.cfg", guest.config().as_bytes())?;
+    archive.add("guest", &read(guest.kernel.clone())?)?;
+    if let Some(ramdisk) = &guest.ramdisk {
+        archive.add("guest.initrd", ramdisk)?;
+    }
     archive.finish()
 }
 

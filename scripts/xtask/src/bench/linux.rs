@@ -1,0 +1,82 @@
+//! Debian's Linux as the guest whose requests are measured, here and on Xen: the same kernel, initial RAM disk and commands.
+//!
+//! BusyBox's `dd` makes the requests, past the page cache. Linux cannot read the counters of this hypervisor, so that there
+//! are totals only, by the guest's clock, a nanosecond of which is an instruction where instructions are counted.
+
+use super::figure::Lane;
+use super::suite::Job;
+use crate::bundle::{self, DomainSet};
+use crate::linux::{self, Linux, Suite};
+use crate::{run, workspace};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+/// The script that measures.
+const SCRIPT: &str = include_str!("../../../guests/linux/bench");
+/// The domain set.
+const SET: &str = "scripts/domains/linux.toml";
+/// The disk, which the script reads and writes as a whole.
+const DISK: &str = "memory:8M";
+/// The guest's memory in MiB.
+pub const MEMORY: u32 = 256;
+
+/// What the script measures: directions, bytes of a request, and how many programs make them at once.
+fn plan(quick: bool) -> String {
+    let sizes: &[u32] =
+        if quick { &[4096, 65_536] } else { &[512, 4096, 16_384, 65_536, 262_144, 1_048_576] };
+    let mut words = Vec::new();
+    for direction in ["read", "write"] {
+        for programs in [1, 8] {
+            words.extend(sizes.iter().map(|size| format!("{direction},{size},{programs}")));
+        }
+    }
+    words.join(" ")
+}
+
+/// The kernel, as Debian packs it, and the initial RAM disk with the script in it.
+pub fn guest(quick: bool) -> Result<(PathBuf, Vec<u8>)> {
+    let linux = Linux::get(Suite::Stable)?;
+    let commands = format!("plan='{}'\n{SCRIPT}", plan(quick));
+    Ok((linux.image()?, linux::initramfs(&linux, Some(&commands), &[])?))
+}
+
+/// Linux on this hypervisor, with a disk in the driver domain's memory.
+pub fn job(quick: bool) -> Result<Job> {
+    let (image, initrd) = guest(quick)?;
+    let file = workspace::products()?.join("bench-linux.cpio");
+    std::fs::write(&file, initrd).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut set = DomainSet::read(&workspace::root().join(SET))?;
+    let guest = set.guest()?;
+    guest.kernel = linux::loadable(&image)?.to_string_lossy().into_owned();
+    guest.initrd = Some(file.to_string_lossy().into_owned());
+    guest.cmdline = run::LINUX_WORDS.into();
+    guest.memory = format!("{MEMORY}M");
+    guest.vcpus = 1;
+    guest.disk = vec![DISK.into()];
+    let control = set.control()?;
+    bundle::append(&mut control.cmdline, run::UNTIL_GUESTS);
+    Ok(Job {
+        name: "blk with Linux as the guest".into(),
+        lane: Lane::Counted,
+        set,
+        processors: 1,
+        memory: 512 << 20,
+        disk: false,
+        network: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_divides_into_every_plan() {
+        for word in [true, false].map(plan).join(" ").split(' ') {
+            let [_, size, programs] = word.split(',').collect::<Vec<_>>()[..] else { panic!("{word}") };
+            let (size, programs): (u32, u32) = (size.parse().unwrap(), programs.parse().unwrap());
+            assert_eq!((8 << 20) % (size * programs), 0, "{word}");
+        }
+        assert!(SCRIPT.contains(&format!("bytes={}\n", 8 << 20)));
+    }
+}
