@@ -1,6 +1,7 @@
 //! The hypervisor's heap: the `talc` allocator under a spin lock, over one region that `boot` sets aside.
 //!
-//! Allocation is for set-up and for the making of domains; nothing on the path of an exit allocates.
+//! Allocation is for set-up, for the making of domains, and for lists that a guest makes longer. These leave a part of the
+//! heap alone ([`room`]), so that small things always find room.
 
 use talc::TalcLock;
 use talc::source::Manual;
@@ -17,4 +18,10 @@ pub unsafe fn claim(start: *mut u8, len: usize) {
     // SAFETY: by this function's contract.
     let claimed = unsafe { HEAP.lock().claim(start, len) };
     assert!(claimed.is_some(), "the heap's region is too small");
+}
+
+/// How many bytes are free beyond the quarter of the heap that is not for guests.
+pub fn room() -> usize {
+    let counters = *HEAP.lock().counters();
+    counters.available_bytes.saturating_sub(counters.claimed_bytes / 4)
 }

@@ -12,6 +12,7 @@ use pv_abi::counters::CounterPage;
 use crate::cpu::percpu::{PerCpu, pending};
 use crate::cpu::{io, smp, traps};
 use crate::dev::{lapic, lines, power, uart};
+use crate::heap;
 use crate::machine::{Engine, Machine};
 use crate::paging::{self, DIRECT_MAP, direct_map_ptr};
 
@@ -97,6 +98,10 @@ impl PhysMemory for DirectMap {
     fn u64_at(&self, at: HostPhys) -> &AtomicU64 {
         // SAFETY: as above.
         unsafe { AtomicU64::from_ptr(Self::place(at)) }
+    }
+
+    fn heap_room(&self) -> usize {
+        heap::room()
     }
 }
 

@@ -27,6 +27,7 @@ pub enum Cause {
     TooLittleMemory { wanted: u64, free: u64 },
     NotContiguous { wanted: u64, free: u64 },
     Pci(AssignError),
+    NoHeap,
     NoVcpu,
     Internal(Errno),
 }
@@ -73,6 +74,7 @@ impl BuildError {
             Cause::Layout(_)
             | Cause::TooLittleMemory { .. }
             | Cause::NotContiguous { .. }
+            | Cause::NoHeap
             | Cause::NoVcpu => Errno::ENOMEM,
             Cause::Pci(AssignError::Taken(..)) => Errno::EBUSY,
             Cause::Pci(AssignError::NoSuchFunction(_)) => Errno::ENODEV,
@@ -119,6 +121,11 @@ impl fmt::Display for BuildError {
                 Size(*free)
             ),
             Cause::Pci(error) => write!(f, "the domain `{name}` {error}"),
+            Cause::NoHeap => write!(
+                f,
+                "the hypervisor has too little memory of its own left for the domain `{name}`: end others first, or give \
+                 the machine more memory"
+            ),
             Cause::NoVcpu => write!(f, "there is no memory for the virtual CPUs of the domain `{name}`"),
             Cause::Internal(errno) => write!(f, "the domain `{name}` cannot be made: {errno}"),
         }

@@ -120,7 +120,7 @@ fn insert<P: Platform>(
                 Domain::new(system, id, name, config.roles, parent.unwrap_or(id), limits, functions.clone());
             made.map_err(|errno| {
                 functions.iter().for_each(|function| function.give_up());
-                Cause::Internal(errno)
+                if errno == Errno::ENOMEM { Cause::NoHeap } else { Cause::Internal(errno) }
             })
         },
         Cause::TooManyDomains,

@@ -1,7 +1,7 @@
 //! `event_channel_op`: event channels (`xen/event_channel.h`).
 
-use super::Reply;
 use super::cx::Cx;
+use super::{Reply, Stop};
 use crate::event::{ChannelState, Closed, Sent};
 use crate::hw::Platform;
 use crate::pci::interrupt;
@@ -125,11 +125,12 @@ pub(super) fn evtchn_status<P: Platform>(cx: &mut Cx<'_, P>, out: &mut event::St
 
 pub(super) fn evtchn_reset<P: Platform>(cx: &mut Cx<'_, P>, reset: &event::Reset) -> Reply {
     let domain = cx.subject(reset.dom)?;
-    let (pirqs, pages) = domain.events.reset(cx.system.memory(), cx.system);
-    for pirq in pirqs {
-        interrupt::set_bound(cx.system, &domain, pirq, false);
+    let mut next = u32::try_from(cx.cursor).unwrap_or(u32::MAX);
+    let release = |pirq| interrupt::set_bound(cx.system, &domain, pirq, false);
+    if !domain.events.close_ports(cx.system.memory(), cx.system, &mut next, release) {
+        return Err(Stop::Preempted(next.into()));
     }
-    for page in pages {
+    for page in domain.events.reset() {
         cx.unpin(&domain, page);
     }
     Ok(0)

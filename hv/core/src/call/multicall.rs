@@ -19,6 +19,8 @@ use pv_abi::transport::Words;
 
 /// Entries after which the call looks whether others wait.
 const ENTRIES: u64 = 64;
+/// Entries after which it looks at the time: it gives way too after a part of a time slice.
+const GROUP: u64 = 8;
 const _: () = assert!(offset_of!(MulticallEntry, op) == 0 && offset_of!(MulticallEntry, args) == 16);
 const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
 
@@ -41,6 +43,7 @@ fn entries<P: Platform>(
     let (mut index, mut inner) = (cx.cursor >> 32, cx.cursor & 0xffff_ffff);
     let end = count.min(index + ENTRIES);
     let is_traced = cx.system.trace.is_on();
+    let (began, most) = (cx.system.platform.tsc(), cx.system.scheduler.slice() / 8);
     while index < end {
         let slot = Window::slot(window, cx, calls, index)?;
         let (op, words) = slot.read(cx)?;
@@ -60,6 +63,9 @@ fn entries<P: Platform>(
         }
         inner = 0;
         index += 1;
+        if index.is_multiple_of(GROUP) && cx.system.platform.tsc().since(began).raw() > most {
+            break;
+        }
     }
     if index < count { Err(Stop::Preempted(index << 32)) } else { Ok(0) }
 }

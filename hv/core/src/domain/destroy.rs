@@ -34,8 +34,10 @@ pub(super) enum Stage {
     /// Its vCPUs are told to stop.
     #[default]
     Stopping,
-    /// Its event channels and devices are taken away.
+    /// Its devices are taken away, and whatever is shared with it is closed.
     Disconnecting,
+    /// Its event channels are closed, from this port on.
+    Closing(u32),
     /// Its mappings of others' grants are ended.
     Unmapping,
     /// Its memory is taken away, from this place on.
@@ -59,6 +61,15 @@ pub fn destroy<P: Platform>(system: &System<P>, domain: &Arc<Domain<P>>) -> Resu
             }
             Stage::Disconnecting => {
                 disconnect(system, domain);
+                Stage::Closing(0)
+            }
+            Stage::Closing(next) => {
+                // The interrupts are released already.
+                if !domain.events.close_ports(system.memory(), system, next, drop) {
+                    return Ok(Progress::Again);
+                }
+                let account = domain.memory.read().account().clone();
+                domain.events.reset().into_iter().for_each(|page| account.put(system.ram(), page));
                 Stage::Unmapping
             }
             Stage::Unmapping => {
@@ -108,9 +119,7 @@ fn disconnect<P: Platform>(system: &System<P>, domain: &Domain<P>) {
     }
     system.domains.all().iter().for_each(|other| control::end_emulation(system, domain.id, other));
     let account = domain.memory.read().account().clone();
-    // The interrupts are released already.
-    let (_pirqs, pages) = domain.events.retire(system.memory(), system);
-    pages.into_iter().for_each(|page| account.put(system.ram(), page));
+    domain.events.retire();
     domain.grants.close();
     for vcpu in &domain.vcpus {
         let areas = core::mem::take(&mut *vcpu.areas.lock());

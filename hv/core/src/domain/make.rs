@@ -4,7 +4,7 @@ use super::{Domain, DomainName, GuestConsole, HvmParams, Life, Roles};
 use crate::event::{EventTable, MAX_PORTS};
 use crate::exit::{CpuidPolicy, Topology};
 use crate::grant::{GrantLimits, GrantTable};
-use crate::hw::{Backend, Pages, Platform, VcpuConfig};
+use crate::hw::{Backend, Pages, PhysMemory, Platform, VcpuConfig};
 use crate::ioreq::Emulation;
 use crate::mem::{DomainMemory, PhysmapConfig};
 use crate::pci::{DomainPci, Function};
@@ -16,6 +16,11 @@ use alloc::vec::Vec;
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::{DomainId, VcpuId};
 use spin::{Mutex, Once, RwLock};
+
+/// What a domain takes of the hypervisor's heap when it is made, and each of its virtual CPUs, in bytes: no less than it is.
+const HEAP: (usize, usize) = (64 << 10, 32 << 10);
+/// Ports and mappings that every domain may have; a large one may have one of each for each of its pages.
+const LEAST: u32 = 4096;
 
 /// How much a domain may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +51,14 @@ impl<P: Platform> Domain<P> {
         functions: Vec<Arc<Function>>,
     ) -> Result<Self> {
         let ram = system.ram();
-        let grants = GrantLimits { frames: limits.grant_frames, ..GrantLimits::default() };
+        let vcpu_count = usize::try_from(limits.vcpus).map_err(|_| Errno::EINVAL)?;
+        let (whole, each) = HEAP;
+        if system.memory().heap_room() < whole + each * vcpu_count {
+            return Err(Errno::ENOMEM);
+        }
+        let by_size = u32::try_from(limits.memory.raw()).unwrap_or(u32::MAX).max(LEAST);
+        let most = GrantLimits::default();
+        let grants = GrantLimits { frames: limits.grant_frames, mappings: most.mappings.min(by_size) };
         let config = PhysmapConfig {
             owner: id,
             maximum: Pages::new(limits.memory.raw() + grants.charge().raw()),
@@ -69,7 +81,6 @@ impl<P: Platform> Domain<P> {
                 return Err(error);
             }
         };
-        let vcpu_count = usize::try_from(limits.vcpus).map_err(|_| Errno::EINVAL)?;
         let mut domain = Self {
             id,
             name,
@@ -78,7 +89,7 @@ impl<P: Platform> Domain<P> {
             life: Life::new(),
             params: HvmParams::default(),
             memory: RwLock::new(memory),
-            events: EventTable::new(id, shared_info.base(), vcpu_count, MAX_PORTS),
+            events: EventTable::new(id, shared_info.base(), vcpu_count, MAX_PORTS.min(by_size)),
             shared_info,
             grants,
             vcpus: Vec::new(),

@@ -9,6 +9,9 @@ use alloc::vec::Vec;
 use pv_abi::errno::{Errno, Result};
 use pv_abi::ids::{Pirq, Port};
 
+/// Ports that are closed before others are looked after.
+const AT_ONCE: u32 = 1024;
+
 impl EventTable {
     /// Closes `port`. The other end, if there is one, waits for this domain again.
     pub fn close<M: PhysMemory>(&self, memory: &M, peers: &impl Peers, port: Port) -> Result<Closed> {
@@ -87,17 +90,29 @@ impl EventTable {
         closed
     }
 
-    /// Closes all ports and goes back to the 2-level ABI. Returns the physical interrupts that were bound, and the
-    /// references to the pages of the FIFO ABI.
-    pub fn reset<M: PhysMemory>(&self, memory: &M, peers: &impl Peers) -> (Vec<Pirq>, Vec<PageRef>) {
-        let count = self.inner.lock().channels.len();
-        let mut pirqs = Vec::new();
-        for index in 1..count {
-            let port = Port::new(u32::try_from(index).unwrap_or(0));
-            if let Ok(Closed::Pirq(pirq)) = self.close(memory, peers, port) {
-                pirqs.push(pirq);
+    /// Closes a number of ports from `next` on, which says then where to go on, and tells of physical interrupts that
+    /// were bound. True when no port is left.
+    pub fn close_ports<M: PhysMemory>(
+        &self,
+        memory: &M,
+        peers: &impl Peers,
+        next: &mut u32,
+        mut released: impl FnMut(Pirq),
+    ) -> bool {
+        let count = u32::try_from(self.inner.lock().channels.len()).unwrap_or(u32::MAX);
+        let end = count.min(next.saturating_add(AT_ONCE));
+        for port in *next..end {
+            if let Ok(Closed::Pirq(pirq)) = self.close(memory, peers, Port::new(port)) {
+                released(pirq);
             }
         }
+        *next = end;
+        end == count
+    }
+
+    /// Goes back to the 2-level ABI, after [`close_ports`](Self::close_ports). Returns the references to the pages of the
+    /// FIFO ABI.
+    pub fn reset(&self) -> Vec<PageRef> {
         let mut inner = self.inner.lock();
         inner.abi = Abi::TwoLevel;
         // The places of `vcpu_info` stay where they are.
@@ -111,17 +126,14 @@ impl EventTable {
                 *channel = Channel::FREE;
             }
         }
-        (pirqs, pages)
+        pages
     }
 
-    /// Refuses new ports from now on, does what [`reset`](Self::reset) does, and forgets where each `vcpu_info` was
-    /// moved to: the domain is at its end.
-    pub fn retire<M: PhysMemory>(&self, memory: &M, peers: &impl Peers) -> (Vec<Pirq>, Vec<PageRef>) {
-        {
-            let mut inner = self.inner.lock();
-            inner.retired = true;
-            inner.vcpus.iter().filter(|events| events.moved).for_each(|events| events.info.forget());
-        }
-        self.reset(memory, peers)
+    /// Refuses new ports from now on, and forgets where each `vcpu_info` was moved to: the domain is at its end, and is
+    /// [reset](Self::reset) next.
+    pub fn retire(&self) {
+        let mut inner = self.inner.lock();
+        inner.retired = true;
+        inner.vcpus.iter().filter(|events| events.moved).for_each(|events| events.info.forget());
     }
 }

@@ -12,9 +12,11 @@ use super::channel::Channel;
 use super::place::InfoPlace;
 use super::two_level::Raised;
 use crate::hw::{HostPhys, Mfn, PhysMemory};
+use crate::mem::make_room;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
+use pv_abi::errno::{Errno, Result};
 use pv_abi::event::fifo::{
     BUSY, ControlBlock, LINK_MASK, LINKED, MASKED, MAX_PAGES, PENDING, QUEUES, WORDS_PER_PAGE,
 };
@@ -37,8 +39,11 @@ pub(super) struct Fifo {
 }
 
 impl Fifo {
-    pub fn new(vcpus: usize) -> Self {
-        Self { queues: alloc::vec![Queues::default(); vcpus], array: Vec::new() }
+    pub fn new<M: PhysMemory>(memory: &M, vcpus: usize) -> Result<Self> {
+        let mut queues = Vec::new();
+        make_room(memory, &mut queues, vcpus)?;
+        queues.resize(vcpus, Queues::default());
+        Ok(Self { queues, array: Vec::new() })
     }
 
     /// The control block of a virtual CPU.
@@ -53,14 +58,15 @@ impl Fifo {
         }
     }
 
-    /// Adds a page to the event array, or says that there are enough. Returns the ports whose words it holds.
-    pub fn expand(&mut self, page: Mfn) -> Option<core::ops::Range<usize>> {
+    /// Adds a page to the event array, unless there are enough. Returns the ports whose words it holds.
+    pub fn expand<M: PhysMemory>(&mut self, memory: &M, page: Mfn) -> Result<core::ops::Range<usize>> {
         if self.array.len() >= MAX_PAGES {
-            return None;
+            return Err(Errno::ENOSPC);
         }
+        make_room(memory, &mut self.array, 1)?;
         let first = self.array.len() * WORDS_PER_PAGE;
         self.array.push(page);
-        Some(first..first + WORDS_PER_PAGE)
+        Ok(first..first + WORDS_PER_PAGE)
     }
 
     #[inline]

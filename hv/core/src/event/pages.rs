@@ -6,8 +6,7 @@ use super::channel::ChannelState;
 use super::fifo::Fifo;
 use super::table::{Abi, EventTable, Inner, Refused};
 use crate::hw::{HostPhys, Mfn, PAGE_BYTES, PhysMemory};
-use crate::mem::PageRef;
-use alloc::vec::Vec;
+use crate::mem::{PageRef, make_room};
 use pv_abi::errno::{Errno, Result};
 use pv_abi::event::fifo::{ControlBlock, LINK_BITS};
 use pv_abi::ids::{Port, VcpuId};
@@ -36,7 +35,7 @@ impl Inner {
                 fifo.set_control(index, control);
             }
             Abi::TwoLevel => {
-                let mut fifo = Fifo::new(self.vcpus.len());
+                let mut fifo = Fifo::new(memory, self.vcpus.len())?;
                 fifo.set_control(index, control);
                 self.abi = Abi::Fifo(fifo);
                 for (number, channel) in self.channels.iter_mut().enumerate() {
@@ -53,14 +52,14 @@ impl Inner {
         let Abi::Fifo(fifo) = &mut self.abi else {
             return Err(Errno::EOPNOTSUPP);
         };
-        let ports = fifo.expand(page).ok_or(Errno::ENOSPC)?;
-        let mut waiting = Vec::new();
-        for (number, channel) in self.channels.iter_mut().enumerate().take(ports.end).skip(ports.start) {
+        let mut wake = Wake::NOBODY;
+        for number in fifo.expand(memory, page)? {
+            let Some(channel) = self.channels.get_mut(number) else { break };
             if core::mem::take(&mut channel.pending) && channel.state != ChannelState::Free {
-                waiting.push(Port::new(u32::try_from(number).unwrap_or(0)));
+                wake = wake.with(self.raise(memory, Port::new(u32::try_from(number).unwrap_or(0))));
             }
         }
-        Ok(waiting.into_iter().fold(Wake::NOBODY, |wake, port| wake.with(self.raise(memory, port))))
+        Ok(wake)
     }
 
     pub(super) fn move_info<M: PhysMemory>(
@@ -102,14 +101,7 @@ impl EventTable {
         if !offset.is_multiple_of(8) || offset > PAGE_BYTES - size_of::<VcpuInfo>() as u64 {
             return Err((Errno::EINVAL, page));
         }
-        let mut inner = self.inner.lock();
-        match inner.move_info(memory, vcpu, page.mfn().at(offset)) {
-            Ok(wake) => {
-                inner.pins.push(page);
-                Ok(wake)
-            }
-            Err(errno) => Err((errno, page)),
-        }
+        self.keep(memory, page, |inner, page| inner.move_info(memory, vcpu, page.at(offset)))
     }
 
     /// Takes the control block of `vcpu`; the first one of a domain switches it to the FIFO ABI. Returns the width of
@@ -125,14 +117,8 @@ impl EventTable {
         if !offset.is_multiple_of(8) || offset > PAGE_BYTES - size_of::<ControlBlock>() as u64 {
             return Err((Errno::EINVAL, page));
         }
-        let mut inner = self.inner.lock();
-        match inner.set_control(memory, vcpu, page.mfn().at(offset)) {
-            Ok(()) => {
-                inner.pins.push(page);
-                Ok(WIDTH_OF_LINKS)
-            }
-            Err(errno) => Err((errno, page)),
-        }
+        self.keep(memory, page, |inner, page| inner.set_control(memory, vcpu, page.at(offset)))?;
+        Ok(WIDTH_OF_LINKS)
     }
 
     /// Adds a page to the event array.
@@ -141,11 +127,22 @@ impl EventTable {
         memory: &M,
         page: PageRef,
     ) -> core::result::Result<Wake, Refused> {
+        self.keep(memory, page, |inner, page| inner.expand(memory, page))
+    }
+
+    /// Takes a page into use and keeps the reference to it, or gives that back.
+    fn keep<M: PhysMemory, T>(
+        &self,
+        memory: &M,
+        page: PageRef,
+        work: impl FnOnce(&mut Inner, Mfn) -> Result<T>,
+    ) -> core::result::Result<T, Refused> {
         let mut inner = self.inner.lock();
-        match inner.expand(memory, page.mfn()) {
-            Ok(wake) => {
+        let room = make_room(memory, &mut inner.pins, 1);
+        match room.map_err(Errno::from).and_then(|()| work(&mut inner, page.mfn())) {
+            Ok(done) => {
                 inner.pins.push(page);
-                Ok(wake)
+                Ok(done)
             }
             Err(errno) => Err((errno, page)),
         }

@@ -6,7 +6,7 @@ use super::place::InfoPlace;
 use super::two_level::{Bitmaps, Raised, Width};
 use super::{MAX_PORTS, MAX_VCPUS, VcpuSet, Wake};
 use crate::hw::{HostPhys, PhysMemory};
-use crate::mem::PageRef;
+use crate::mem::{PageRef, make_room};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -157,7 +157,7 @@ impl Inner {
         }
         let port = u32::try_from(index).map_err(|_| Errno::ENOSPC)?;
         if index >= self.channels.len() {
-            self.channels.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            make_room(memory, &mut self.channels, 1)?;
             self.channels.push(Channel::FREE);
         }
         if let Some(channel) = self.channels.get_mut(index) {

@@ -1,10 +1,11 @@
 //! Messages between the local APICs of a domain.
 
-use crate::apic::{Address, Ipi, IpiKind};
+use crate::apic::{Ipi, IpiKind};
 use crate::hw::Platform;
 use crate::sched::Scheduler;
-use crate::vcpu::{Reason, StartState, Vcpu, kick, notify, post};
+use crate::vcpu::{Context, Hw, Reason, StartState, Vcpu, kick, notify, post};
 use alloc::sync::Arc;
+use spin::MutexGuard;
 
 /// Sends a message from the local APIC of `sender` to those of `vcpus` that it addresses. `signature` is what CPUID
 /// says of the CPU: who starts finds it in RDX.
@@ -15,13 +16,13 @@ pub fn send_ipi<P: Platform>(
     platform: &P,
     scheduler: &Scheduler<Arc<Vcpu<P>>>,
     vcpus: &[Arc<Vcpu<P>>],
-    sender: &Address,
+    sender: &Vcpu<P>,
     ipi: Ipi,
     signature: u32,
 ) {
-    let addressed = vcpus.iter().filter(|vcpu| vcpu.address.matches(ipi.destination, sender.id()));
+    let addressed = vcpus.iter().filter(|vcpu| vcpu.address.matches(ipi.destination, sender.address.id()));
     for vcpu in addressed {
-        let own = vcpu.address.id() == sender.id();
+        let own = vcpu.address.id() == sender.address.id();
         match ipi.kind {
             IpiKind::Fixed(vector) | IpiKind::LowestPriority(vector) => {
                 post(platform, scheduler, vcpu, vector);
@@ -36,7 +37,7 @@ pub fn send_ipi<P: Platform>(
                 notify(platform, scheduler, vcpu, Reason::INIT);
             }
             IpiKind::Init => {
-                let mut context = vcpu.context.lock();
+                let Some(mut context) = lock(vcpu, sender) else { return };
                 context.reset();
                 context.waits_for_start = true;
                 vcpu.forget_start();
@@ -54,5 +55,18 @@ pub fn send_ipi<P: Platform>(
             }
             IpiKind::Start(_) => {}
         }
+    }
+}
+
+/// Locks the registers of a vCPU that is down, once it has left its CPU; `None` if the sender was taken down as well.
+///
+/// The sender's own registers are locked meanwhile. Of vCPUs that wait for each other in a ring all are down, and give up.
+fn lock<'a, P: Platform>(vcpu: &'a Vcpu<P>, sender: &Vcpu<P>) -> Option<MutexGuard<'a, Context<Hw<P>>>> {
+    loop {
+        let locked = vcpu.context.try_lock();
+        if locked.is_some() || !sender.entity.is_up() {
+            return locked;
+        }
+        core::hint::spin_loop();
     }
 }

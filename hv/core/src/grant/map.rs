@@ -72,7 +72,7 @@ impl<M: PhysMemory> Mapper<'_, M> {
         }
         let gfn = place(op.host_addr)?;
         let write = !flags.contains(MapFlags::READONLY);
-        let handle = self.grants.mappings.lock().reserve().ok_or(GrantStatus::NO_SPACE)?;
+        let handle = self.grants.mappings.lock().reserve(self.ram.memory).ok_or(GrantStatus::NO_SPACE)?;
         let made = self.make(mine, theirs, near, Use { gref: op.gref, grantee: self.id, write }, gfn);
         let mut mappings = self.grants.mappings.lock();
         match made {

@@ -2,7 +2,7 @@
 
 use super::track::Mappings;
 use crate::hw::{EntryFormat, HostPhys, Mfn, PAGE_BYTES, Pages, PhysMemory};
-use crate::mem::{DomainMemory, Lookaside, PageAccount, PageRef, Ram, SharedPage};
+use crate::mem::{DomainMemory, Lookaside, PageAccount, PageRef, Ram, SharedPage, make_room};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -118,8 +118,8 @@ impl Entries {
             return Err(Errno::EINVAL);
         }
         while self.frames.len() < frames {
-            self.frames.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            self.active.try_reserve(ENTRIES_PER_FRAME as usize).map_err(|_| Errno::ENOMEM)?;
+            make_room(ram.memory, &mut self.frames, 1)?;
+            make_room(ram.memory, &mut self.active, ENTRIES_PER_FRAME as usize)?;
             let charge = if self.frames.len() < GRANT_FRAMES as usize { Pages::new(0) } else { CHARGE };
             account.charge(charge).map_err(|_| Errno::ENOMEM)?;
             let page = ram.alloc_zeroed().inspect_err(|_| account.credit(charge))?;

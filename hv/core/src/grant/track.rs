@@ -1,7 +1,8 @@
 //! A domain's list of its mappings of others' grants: what a grant handle names.
 
 use super::table::GrantTable;
-use crate::mem::PageRef;
+use crate::hw::PhysMemory;
+use crate::mem::{PageRef, make_room};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use pv_abi::ids::{Gfn, GrantHandle, GrantRef};
@@ -55,7 +56,7 @@ impl Mappings {
     }
 
     /// Takes a handle for a mapping that is being made.
-    pub(super) fn reserve(&mut self) -> Option<GrantHandle> {
+    pub(super) fn reserve<M: PhysMemory>(&mut self, memory: &M) -> Option<GrantHandle> {
         if let Some(index) = self.free {
             let handle = GrantHandle::new(index);
             let slot = self.slot(handle)?;
@@ -65,7 +66,7 @@ impl Mappings {
             return Some(handle);
         }
         let index = u32::try_from(self.slots.len()).ok().filter(|index| *index < self.limit)?;
-        self.slots.try_reserve(1).ok()?;
+        make_room(memory, &mut self.slots, 1).ok()?;
         self.slots.push(Slot::Busy);
         Some(GrantHandle::new(index))
     }

@@ -27,4 +27,7 @@ pub trait PhysMemory: Send + Sync + 'static {
     fn u32_at(&self, at: HostPhys) -> &AtomicU32;
     /// The 64-bit word at `at`, which must be aligned.
     fn u64_at(&self, at: HostPhys) -> &AtomicU64;
+    /// How many bytes of the hypervisor's own heap may still be filled on behalf of guests: what is free beyond the
+    /// part that is kept for the hypervisor itself, so that none of its own small allocations ever fails.
+    fn heap_room(&self) -> usize;
 }

@@ -16,6 +16,7 @@ pub mod npt;
 pub mod op;
 pub mod pair;
 mod physmap;
+mod room;
 mod trail;
 mod walk;
 
@@ -31,5 +32,6 @@ pub use flush::{Flush, Flushed, Generation};
 pub use frame::{FrameTable, OutOfMemory, PageRef, Ram, RamRange, SharedPage};
 pub use npt::{Lookaside, Mapping};
 pub use physmap::{DomainMemory, Occupant, PhysmapConfig};
+pub use room::make_room;
 pub use trail::Trails;
 pub use walk::{Mode, Paging};

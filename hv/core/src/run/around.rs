@@ -56,7 +56,7 @@ impl<P: Platform> Around<P> for Surroundings<'_, P> {
     fn send_ipi(&self, ipi: Ipi) {
         let System { platform, scheduler, .. } = self.system;
         let signature = self.domain.cpuid.signature();
-        crate::exit::send_ipi(platform, scheduler, &self.domain.vcpus, &self.vcpu.address, ipi, signature);
+        crate::exit::send_ipi(platform, scheduler, &self.domain.vcpus, self.vcpu, ipi, signature);
     }
 
     fn fetch(&self, context: &mut Context<Hw<P>>, linear: u64, into: &mut [u8]) -> usize {

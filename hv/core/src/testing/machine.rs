@@ -68,6 +68,8 @@ pub struct TestMachine {
     memory: VecMemory,
     cpus: u16,
     tsc: AtomicU64,
+    /// How many ticks pass from one look at the counter to the next.
+    pub step: AtomicU64,
     /// What happened.
     pub record: Mutex<Record>,
     /// Its PCI devices.
@@ -91,6 +93,7 @@ impl TestMachine {
             memory: VecMemory::new(frames),
             cpus,
             tsc: AtomicU64::new(1_000_000),
+            step: AtomicU64::new(100),
             record: Mutex::default(),
             pci: Mutex::default(),
         }
@@ -166,7 +169,7 @@ impl Platform for TestMachine {
     }
 
     fn tsc(&self) -> TscTicks {
-        TscTicks::new(self.tsc.fetch_add(100, Ordering::Relaxed))
+        TscTicks::new(self.tsc.fetch_add(self.step.load(Ordering::Relaxed), Ordering::Relaxed))
     }
 
     fn tsc_hz(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! Machine memory for tests.
 
 use crate::hw::{HostPhys, Mfn, PAGE_BYTES, PhysMemory};
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::vec::Vec;
 use vm_memory::{AtomicInteger, MmapRegion, VolatileMemory};
 
@@ -11,6 +11,8 @@ use vm_memory::{AtomicInteger, MmapRegion, VolatileMemory};
 pub struct VecMemory {
     region: MmapRegion,
     first: u64,
+    /// What [`PhysMemory::heap_room`] says.
+    pub heap_room: AtomicUsize,
 }
 
 impl VecMemory {
@@ -22,7 +24,8 @@ impl VecMemory {
     /// Memory of `frames` frames from `first` on.
     pub fn at(first: Mfn, frames: u64) -> Self {
         let bytes = usize::try_from(frames * PAGE_BYTES).unwrap();
-        Self { region: MmapRegion::new(bytes).unwrap(), first: first.base().raw() }
+        let heap_room = AtomicUsize::new(usize::MAX);
+        Self { region: MmapRegion::new(bytes).unwrap(), first: first.base().raw(), heap_room }
     }
 
     /// The frame after the last.
@@ -88,6 +91,10 @@ impl PhysMemory for VecMemory {
 
     fn u64_at(&self, at: HostPhys) -> &AtomicU64 {
         self.atomic(at)
+    }
+
+    fn heap_room(&self) -> usize {
+        self.heap_room.load(Ordering::Relaxed)
     }
 }
 

@@ -4,6 +4,7 @@ mod emulation;
 mod events;
 mod fuzz;
 mod grants;
+mod limits;
 mod misc;
 mod narrow;
 mod pointers;

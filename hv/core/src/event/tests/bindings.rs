@@ -124,13 +124,13 @@ fn a_reset_closes_everything_and_ends_the_fifo_abi() {
     let (there, here) = world.connect(1, 2);
     let pirq = Pirq::new(4);
     world.table(1).bind_pirq(&world.memory, pirq).unwrap();
-    let (pirqs, pages) = world.table(1).reset(&world.memory, &world);
+    let (pirqs, pages) = world.reset(1);
     assert_eq!((pirqs, pages.len()), (std::vec![pirq], 0));
     assert!(world.table(1).bound().is_empty());
     assert_eq!(world.table(2).status(here).unwrap().state, ChannelState::Unbound { remote: d(1) });
     assert_eq!(world.table(1).set_priority(there, 3), Err(Errno::ENOSYS));
     assert_eq!(world.table(1).alloc_unbound(&world.memory, d(2)), Ok(there));
-    let _ = world.table(1).retire(&world.memory, &world);
+    world.table(1).retire();
     assert_eq!(world.table(1).alloc_unbound(&world.memory, d(2)), Err(Errno::ESRCH));
 }
 

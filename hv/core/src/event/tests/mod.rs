@@ -6,10 +6,11 @@ mod threads;
 use super::table::Peers;
 use super::*;
 use crate::hw::{HostPhys, Mfn, PhysMemory};
+use crate::mem::PageRef;
 use crate::testing::VecMemory;
 use core::sync::atomic::Ordering::SeqCst;
 use pv_abi::event::fifo::{LINK_MASK, LINKED, MASKED, PENDING, QUEUES, WORDS_PER_PAGE};
-use pv_abi::ids::{DomainId, Port, VcpuId};
+use pv_abi::ids::{DomainId, Pirq, Port, VcpuId};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -57,6 +58,13 @@ impl World {
             inner.set_control(&self.memory, v(vcpu), control).unwrap();
         }
         let _ = inner.expand(&self.memory, Self::frame(id, 2)).unwrap();
+    }
+
+    /// Closes all ports of a domain and goes back to the 2-level ABI: the interrupts that were bound, and its pages.
+    pub fn reset(&self, id: u16) -> (Vec<Pirq>, Vec<PageRef>) {
+        let (mut next, mut pirqs) = (0, Vec::new());
+        while !self.table(id).close_ports(&self.memory, self, &mut next, |pirq| pirqs.push(pirq)) {}
+        (pirqs, self.table(id).reset())
     }
 
     /// Sends as the hypercall does.

@@ -150,7 +150,7 @@ proptest! {
                     }
                 }
                 Op::Reset(a) => {
-                    let _ = world.table(a).reset(memory, &world);
+                    let _ = world.reset(a);
                     for port in 1..200 {
                         model.close(a, port);
                     }

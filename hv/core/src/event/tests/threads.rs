@@ -63,7 +63,7 @@ fn closing_from_both_ends_and_binding_again_leaves_pairs() {
                         _ => drop(table.close(&world.memory, world, port)),
                     }
                     if table.bound().len() > 100 {
-                        let _ = table.reset(&world.memory, world);
+                        let _ = world.reset(own);
                     }
                 }
                 stop.store(true, SeqCst);

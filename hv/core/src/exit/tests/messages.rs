@@ -24,7 +24,7 @@ impl Domain {
     }
 
     fn send(&self, kind: IpiKind, destination: Destination) {
-        let sender = &self.vcpus[0].address;
+        let sender = &self.vcpus[0];
         let ipi = Ipi { kind, destination };
         send_ipi(&self.machine, &self.scheduler, &self.vcpus, sender, ipi, 0x660f51);
     }
@@ -243,4 +243,21 @@ fn the_right_to_start_is_claimed_once() {
     assert!(!domain.vcpus[1].end_polling());
     domain.vcpus[1].set_polling(true);
     assert!(domain.vcpus[1].end_polling() && !domain.vcpus[1].end_polling());
+}
+
+#[test]
+fn two_that_were_taken_down_do_not_wait_for_each_other() {
+    let domain = Domain::new();
+    let [sender, target, ..] = &domain.vcpus[..] else { panic!() };
+    assert!(target.claim_start());
+    // Both are still on their CPUs, with their registers locked.
+    let _own = sender.context.lock();
+    let others = target.context.lock();
+    let _ = domain.scheduler.set_up(sender, false, TscTicks::new(0));
+    domain.send(IpiKind::Init, Destination::Physical(1));
+    assert!(!target.claim_start(), "the message was lost with its sender");
+    // One that has left gets it whatever the sender is.
+    drop(others);
+    domain.send(IpiKind::Init, Destination::Physical(1));
+    assert!(target.claim_start());
 }
