@@ -3,8 +3,9 @@
 use super::document::Document;
 use super::figure::{Figure, Lane, OWN, PARTS};
 use super::plot::{self, Series};
+use super::ratio::PEER;
 use super::table;
-use super::targets::{MEMORY_DISK, grouped};
+use super::targets::{DRIVER_DOMAIN, MEMORY_DISK, grouped};
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -52,6 +53,7 @@ pub fn page(document: &Document) -> Result<String> {
     for plot in plots(document)? {
         body += &plot;
     }
+    let _ = write!(body, "<h2>All figures</h2><p>{}</p>", escaped(table::COLUMNS));
     for area in document.areas() {
         for (lane, title) in table::LANES {
             let own: Vec<&Figure> =
@@ -59,7 +61,7 @@ pub fn page(document: &Document) -> Result<String> {
             if !own.is_empty() {
                 let _ = write!(
                     body,
-                    "<h2>{}, {title}</h2><pre>{}</pre>",
+                    "<h3>{}, {title}</h3><pre>{}</pre>",
                     escaped(area),
                     escaped(&table::figures(&own))
                 );
@@ -116,8 +118,8 @@ fn plots(document: &Document) -> Result<Vec<String>> {
         for (by, over) in [("depth", "size"), ("size", "depth")] {
             let all = series(reads(document, load), by, over, &throughput);
             if all.iter().any(|series| series.points.len() > 1) {
-                let title = format!("Memory disk, {load}: bytes in a thousand instructions");
-                plots.push(plot::lines(&title, over, "bytes / 1,000 instructions", &all)?);
+                let title = format!("Memory disk, {load}: throughput");
+                plots.push(plot::lines(&title, axis(over), "bytes in 1,000 instructions", &all)?);
             }
         }
     }
@@ -133,8 +135,8 @@ fn plots(document: &Document) -> Result<Vec<String>> {
     }
     if quantiles.iter().any(|series| series.points.len() > 1) {
         plots.push(plot::lines(
-            "Memory disk, 4 KiB random reads: latency",
-            "depth",
+            "Memory disk, 4 KiB random read: latency, from submission to answer",
+            axis("depth"),
             "instructions",
             &quantiles,
         )?);
@@ -146,13 +148,13 @@ fn plots(document: &Document) -> Result<Vec<String>> {
             chosen.iter().map(|figure| format!("depth {}", figure.word("depth").unwrap_or(0))).collect();
         plots.push(plot::bars(
             "Memory disk, 4 KiB random read: who is busy",
-            "instructions",
+            "instructions for one request",
             &names,
             &shares(&chosen),
         )?);
         plots.push(plot::bars(
             "Memory disk, 4 KiB random read: exits by cause",
-            "exits",
+            "exits for one request",
             &names,
             &causes(&chosen),
         )?);
@@ -169,10 +171,65 @@ fn plots(document: &Document) -> Result<Vec<String>> {
         .filter(|figure| figure.ticks() < 12_000)
         .collect();
     for some in micro.chunks(4) {
-        let names: Vec<String> = some.iter().map(|figure| figure.name.clone()).collect();
-        plots.push(plot::bars("Services: who is busy", "instructions", &names, &shares(some))?);
+        let names: Vec<String> = some.iter().map(|figure| service(figure)).collect();
+        plots.push(plot::bars(
+            "Services: who is busy",
+            "instructions of one operation",
+            &names,
+            &shares(some),
+        )?);
+    }
+    for (what, y, wanted) in [
+        ("round trips and packets", "instructions for one", &["ping", "packets"][..]),
+        ("streams by TCP", "instructions for a MiB", &["tcp-stream"]),
+    ] {
+        let chosen: Vec<&Figure> = document
+            .figures
+            .iter()
+            .filter(|figure| {
+                figure.system == OWN
+                    && figure.lane == Lane::Counted
+                    && figure.area == "net"
+                    && !figure.words.contains_key("queues")
+                    && wanted.contains(&figure.name.as_str())
+                    && figure.total("hv.ticks") > 0
+            })
+            .collect();
+        if !chosen.is_empty() {
+            let names: Vec<String> = chosen.iter().map(|figure| way(figure)).collect();
+            plots.push(plot::bars(&format!("Network, {what}: who is busy"), y, &names, &shares(&chosen))?);
+            let title = format!("Network, {what}: exits by cause");
+            plots.push(plot::bars(&title, &y.replace("instructions", "exits"), &names, &causes(&chosen))?);
+        }
     }
     Ok(plots)
+}
+
+/// What an axis is called.
+fn axis(word: &str) -> &'static str {
+    if word == "size" { "bytes of a request" } else { "depth: requests under way" }
+}
+
+/// A service's name, and how much of it is in one operation.
+fn service(figure: &Figure) -> String {
+    match figure.words.get("batch") {
+        Some(batch) => format!("{}, {batch}", figure.name),
+        None => figure.name.clone(),
+    }
+}
+
+/// What a figure of the network is about, as short as a bar is wide.
+fn way(figure: &Figure) -> String {
+    let to = match figure.words.get("to").map(String::as_str) {
+        Some(DRIVER_DOMAIN) => "driver",
+        Some(PEER) => "guest",
+        _ => "host",
+    };
+    match (figure.words.get("direction"), figure.words.get("size")) {
+        (Some(direction), _) => format!("{direction}, {to}"),
+        (None, Some(size)) if figure.name == "packets" => format!("{size} B, {to}"),
+        _ => format!("{}, {to}", figure.name),
+    }
 }
 
 /// One line for each value of the word `by`, over the powers of two of the word `over`.

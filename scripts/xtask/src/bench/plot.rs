@@ -1,11 +1,12 @@
 //! Plots, as SVG for a page.
 
 use anyhow::{Result, anyhow};
-use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 
 /// Width and height in pixels.
-const SIZE: (u32, u32) = (760, 380);
+const SIZE: (u32, u32) = (880, 380);
+/// How much of the width is for the legend.
+const LEGEND: u32 = 120;
 
 /// A line through points.
 pub struct Series {
@@ -46,7 +47,8 @@ pub fn lines(title: &str, x: &str, y: &str, all: &[Series]) -> Result<String> {
     let least = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
     let most = points().map(|point| point.0).fold(f64::NEG_INFINITY, f64::max);
     let top = points().map(|point| point.1).fold(0.0, f64::max);
-    draw(|root| {
+    let names: Vec<&str> = all.iter().map(|series| series.name.as_str()).collect();
+    draw(&names, |root| {
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 16))
             .margin(8)
@@ -67,12 +69,9 @@ pub fn lines(title: &str, x: &str, y: &str, all: &[Series]) -> Result<String> {
             .draw()?;
         for (index, series) in all.iter().enumerate() {
             let style = colour(index).stroke_width(2);
-            chart
-                .draw_series(LineSeries::new(series.points.iter().copied(), style).point_size(3))?
-                .label(series.name.as_str())
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+            chart.draw_series(LineSeries::new(series.points.iter().copied(), style).point_size(3))?;
         }
-        legend(&mut chart, SeriesLabelPosition::UpperLeft)
+        Ok(())
     })
 }
 
@@ -80,7 +79,8 @@ pub fn lines(title: &str, x: &str, y: &str, all: &[Series]) -> Result<String> {
 pub fn bars(title: &str, y: &str, names: &[String], parts: &[(String, Vec<f64>)]) -> Result<String> {
     let height = |index: usize| -> f64 { parts.iter().filter_map(|(_, values)| values.get(index)).sum() };
     let top = (0..names.len()).map(height).fold(0.0, f64::max);
-    draw(|root| {
+    let named: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
+    draw(&named, |root| {
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 16))
             .margin(8)
@@ -88,7 +88,7 @@ pub fn bars(title: &str, y: &str, names: &[String], parts: &[(String, Vec<f64>)]
             .y_label_area_size(60)
             .build_cartesian_2d(
                 (0..names.len().saturating_sub(1)).into_segmented(),
-                0.0..top.max(1e-9) * 1.2,
+                0.0..top.max(1e-9) * 1.08,
             )?;
         chart
             .configure_mesh()
@@ -103,7 +103,7 @@ pub fn bars(title: &str, y: &str, names: &[String], parts: &[(String, Vec<f64>)]
             .light_line_style(TRANSPARENT)
             .draw()?;
         let mut below = vec![0.0; names.len()];
-        for (part, (name, values)) in parts.iter().enumerate() {
+        for (part, (_, values)) in parts.iter().enumerate() {
             let style = colour(part).filled();
             let mut boxes = Vec::new();
             for ((index, value), from) in values.iter().enumerate().zip(&mut below) {
@@ -114,34 +114,41 @@ pub fn bars(title: &str, y: &str, names: &[String], parts: &[(String, Vec<f64>)]
                 bar.set_margin(0, 0, 12, 12);
                 boxes.push(bar);
             }
-            chart
-                .draw_series(boxes)?
-                .label(name.as_str())
-                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], style));
+            chart.draw_series(boxes)?;
         }
-        legend(&mut chart, SeriesLabelPosition::UpperRight)
+        Ok(())
     })
 }
 
-/// What each colour means, in a corner.
-fn legend<'a, X: Ranged, Y: Ranged>(
-    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
-    corner: SeriesLabelPosition,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let mut labels = chart.configure_series_labels();
-    labels.position(corner).background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+/// What each colour means, beside the chart, so that it hides nothing.
+fn legend(area: &Root<'_>, names: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    for (index, name) in (0_i32..).zip(names) {
+        let top = 36 + 20 * index;
+        let style = colour(usize::try_from(index)?).filled();
+        area.draw(&Rectangle::new([(4, top), (16, top + 10)], style))?;
+        area.draw(&Text::new((*name).to_owned(), (22, top - 2), ("sans-serif", 12)))?;
+    }
     Ok(())
 }
 
 type Root<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-fn draw(work: impl FnOnce(&Root<'_>) -> Result<(), Box<dyn std::error::Error>>) -> Result<String> {
+/// Draws a chart with its legend on the right of it.
+fn draw(
+    names: &[&str],
+    work: impl FnOnce(&Root<'_>) -> Result<(), Box<dyn std::error::Error>>,
+) -> Result<String> {
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        root.fill(&WHITE).map_err(|error| anyhow!("a plot: {error}"))?;
-        work(&root).map_err(|error| anyhow!("a plot: {error}"))?;
-        root.present().map_err(|error| anyhow!("a plot: {error}"))?;
+        let all = || -> Result<(), Box<dyn std::error::Error>> {
+            root.fill(&WHITE)?;
+            let (chart, side) = root.split_horizontally(SIZE.0 - LEGEND);
+            work(&chart)?;
+            legend(&side, names)?;
+            Ok(root.present()?)
+        };
+        all().map_err(|error| anyhow!("a plot: {error}"))?;
     }
     Ok(text)
 }

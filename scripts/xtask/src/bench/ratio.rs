@@ -33,7 +33,7 @@ const DISKS: [&str; 2] = ["disk0", "xvda"];
 const EMULATED_DISK: &str = "hda";
 
 /// The other guest of the network's figures.
-const PEER: &str = "10.0.0.1";
+pub const PEER: &str = "10.0.0.1";
 
 /// Compares a figure with the same one of another system. Who is busy is not known there: what is by that here is compared
 /// by all ticks too, with the waiting.

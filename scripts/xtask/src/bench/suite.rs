@@ -1,7 +1,7 @@
 //! What is measured: machines to boot, and what their guests run.
 
 use super::figure::Lane;
-use super::targets::MEMORY_DISK;
+use super::targets::{DRIVER_DOMAIN, MEMORY_DISK};
 use crate::bundle::{self, DomainSet};
 use crate::cli::{Area, Emulator};
 use crate::emulator::{Card, Network};
@@ -187,7 +187,7 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
             let (n, bytes) = packets(quick);
             // First the driver domain, then another guest.
             let commands =
-                ["10.0.0.254", "10.0.0.1"].map(|to| format!("bench net {to} n={n} bytes={bytes} raw"));
+                [DRIVER_DOMAIN, "10.0.0.1"].map(|to| format!("bench net {to} n={n} bytes={bytes} raw"));
             let mut all = Vec::new();
             for queues in if quick { &[1][..] } else { &[1, 2, 3, 4] } {
                 let mut job = Job::of(set.clone(), "net", Lane::Counted, &commands.join(" && "))?;

@@ -47,6 +47,11 @@ pub const LANES: [(Lane, &str); 3] = [
     (Lane::Wall, "ticks, and by the clock"),
 ];
 
+/// What the columns are, for the terminal and the page.
+pub const COLUMNS: &str = "each: ticks of one operation; guest, hv, other: who executes them (the domain that measures, \
+    the hypervisor,\nthe driver domain or the partner); exits: of all domains, for one operation; B/1000: bytes in a thousand \
+    instructions\n(by the clock: in a second); p99: ticks that 99 of 100 operations do not exceed";
+
 const HEAD: [&str; 8] = ["figure", "each", "guest", "hv", "other", "exits", "B/1000", "p99"];
 
 /// A table of the figures of one area and lane.
@@ -104,7 +109,7 @@ fn ratio(standing: &Standing) -> String {
 
 /// Everything, for the terminal.
 pub fn terminal(document: &Document) -> String {
-    let mut text = format!("{}, commit {}\n", document.emulator, document.commit);
+    let mut text = format!("{}, commit {}\n{COLUMNS}\n", document.emulator, document.commit);
     for area in document.areas() {
         for (lane, title) in LANES {
             let own: Vec<&Figure> =
@@ -130,7 +135,7 @@ pub fn terminal(document: &Document) -> String {
         }
     }
     if !document.ratios.is_empty() {
-        let _ = writeln!(text, "\nratios of this run");
+        let _ = writeln!(text, "\nratios of this run: by what, ours, the other, ours in units of the other");
     }
     for ratio in &document.ratios {
         let [what, lane, ours, base, times] = compared(ratio);

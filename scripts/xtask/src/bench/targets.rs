@@ -82,6 +82,9 @@ enum Source {
 /// The disk in the driver domain's memory of the benchmark's domain set.
 pub const MEMORY_DISK: &str = "xvdb";
 
+/// The driver domain's address in the network's domain set.
+pub const DRIVER_DOMAIN: &str = "10.0.0.254";
+
 struct Row(&'static str, u64, Goal, Source);
 
 use Goal::{AtLeast, AtMost};
@@ -166,14 +169,16 @@ impl Source {
                     && figure.word("depth") == Some(depth)
             })
         };
+        let to_driver =
+            |figure: &Figure| figure.is("to", DRIVER_DOMAIN) && !figure.words.contains_key("queues");
         match self {
             Micro(name, batch) => {
                 find("micro", name, &|figure| figure.word("batch").unwrap_or(1) == *batch).map(Figure::ticks)
             }
             Requests(load, size, depth) => disk(load, *size, *depth).map(Figure::ticks),
             Bytes(load, size, depth) => disk(load, *size, *depth).map(Figure::bytes_per_thousand),
-            Net(name) => find("net", name, &|_| true).map(Figure::ticks),
-            NetBytes(name) => find("net", name, &|_| true).map(Figure::bytes_per_thousand),
+            Net(name) => find("net", name, &to_driver).map(Figure::ticks),
+            NetBytes(name) => find("net", name, &to_driver).map(Figure::bytes_per_thousand),
         }
     }
 }
@@ -213,7 +218,10 @@ mod tests {
             figure micro grant-map-unmap batch=32 : n=1 ticks=9 : median=40000\n\
             figure blk read-rand disk=xvda size=4096 depth=1 : n=2 ticks=99 :\n\
             figure blk read-rand disk=xvdb size=4096 depth=1 : n=2 ticks=50000 :\n\
-            figure blk read-seq disk=xvdb size=131072 depth=8 : n=2 ticks=50000 bytes=262144 :\n";
+            figure blk read-seq disk=xvdb size=131072 depth=8 : n=2 ticks=50000 bytes=262144 :\n\
+            figure net ping to=10.0.2.2 : n=2 ticks=2 :\n\
+            figure net ping to=10.0.0.254 queues=2 : n=2 ticks=4 :\n\
+            figure net ping to=10.0.0.254 : n=2 ticks=80000 :\n";
         let figures = Figure::all(console, Lane::Counted, OWN).unwrap();
         let of = |what: &str| standings(&figures).into_iter().find(|row| row.what.contains(what)).unwrap();
         assert_eq!((of("multicall").ours, of("multicall").is_met()), (Some(5990), Some(true)));
@@ -224,6 +232,7 @@ mod tests {
         assert_eq!(of("domains, 32").ours, Some(40_000));
         assert_eq!(of("depth 1,").ours, Some(25_000));
         assert_eq!((of("128 KiB").ours, of("128 KiB").is_met()), (Some(5242), Some(true)));
+        assert_eq!(of("ping between guest and").ours, Some(40_000));
         assert_eq!((of("CPUID").ours, of("CPUID").is_met(), of("CPUID").ratio()), (None, None, None));
         assert!((of("depth 1,").ratio().unwrap() - 3.748).abs() < 1e-3);
     }
