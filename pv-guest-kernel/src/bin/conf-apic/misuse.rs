@@ -60,7 +60,8 @@ pub fn all_msrs(t: &mut Test) {
     expect(t, "nothing came", &[]);
 }
 
-/// INIT and start-up messages to the own vCPU: nothing comes of them. On Xen the vCPU would stop.
+/// INIT and start-up messages to the own vCPU: nothing comes of them. On Xen the vCPU stops, and with the
+/// last one the domain.
 pub fn init_to_itself(t: &mut Test) {
     let before = (read(reg::SVR), read(reg::ID));
     for message in [5 << 8 | ASSERT, 5 << 8 | ASSERT | TO_SELF, 6 << 8 | ASSERT | 0x10] {

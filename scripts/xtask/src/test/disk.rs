@@ -31,6 +31,7 @@ pub fn cases() -> Vec<Case> {
     add(false, "read-only", SVM, read_only);
     add(false, "beyond-the-end", SVM, beyond_the_end);
     add(false, "memory", SVM.at(2), memory);
+    add(false, "above-4-gib", SVM, above_4_gib);
     add(false, "random-write", VMX, random_write);
     add(false, "files", VMX.at(2), files);
     add(false, "two-guests", VMX.at(2), two_guests);
@@ -303,6 +304,52 @@ fn memory(context: &Context, name: &str, lane: Lane) -> Result<Verdict> {
     let report = Machine::new(context, name, lane).disks(std::slice::from_ref(&image.file)).boot(&set)?;
     let written = [&image.before[..], &vec![0; 8 * MIB], &image.before[..8 << 10]];
     Ok(judge_hashes(&report, &written.map(workspace::sha256)))
+}
+
+/// A guest whose memory goes on above the hole below 4 GiB. It takes what is up there first: rings and data are granted from
+/// there, and what it writes and reads arrives.
+fn above_4_gib(context: &Context, name: &str, lane: Lane) -> Result<Verdict> {
+    const MACHINE: u64 = 3584 << 20;
+    let available = std::fs::read_to_string("/proc/meminfo")?
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .unwrap_or(u64::MAX >> 10);
+    if available << 10 < MACHINE + (1 << 30) {
+        return Ok(Verdict::Skipped("this computer has less than 4.5 GiB to spare".into()));
+    }
+    let image = Image::new(context, name, lane, 5)?;
+    let commands = "mem; dd if=random of=xvda bs=64K count=64 seed=4; sync; sha256 xvda; grants";
+    let mut set = set_with(&["machine0"], commands)?;
+    set.guest()?.memory = format!("{}M", 3072 + 64);
+    let machine = Machine::new(context, name, lane).disks(std::slice::from_ref(&image.file)).memory(MACHINE);
+    let report = machine.boot(&set)?;
+    let now = image.read()?;
+    ensure!(
+        report.end != End::PowerOff(0)
+            || (now[..4 * MIB] != image.before[..4 * MIB] && now[4 * MIB..] == image.before[4 * MIB..]),
+        "not what should have changed has"
+    );
+    let verdict = match live::judge(&report, &["0x000100000000-0x000103ffffff  RAM"]) {
+        Verdict::Passed(_) => judge_hashes(&report, &[workspace::sha256(&now)]),
+        other => other,
+    };
+    if !matches!(verdict, Verdict::Passed(_)) {
+        return Ok(verdict);
+    }
+    let frames = granted(&report.console);
+    // The pages of the store's and the console's rings are where the hypervisor laid them.
+    let low = frames.iter().filter(|frame| !(0x10_0000..0x10_4000).contains(*frame)).count();
+    ensure!(frames.len() > 8 + low && low <= 2, "not granted from above 4 GiB: {frames:x?}");
+    Ok(Verdict::Passed(format!("{} frames granted above 4 GiB", frames.len() - low)))
+}
+
+/// The numbers of the frames that a guest says it grants.
+fn granted(console: &str) -> Vec<u64> {
+    let number = |line: &str| {
+        let word = line.split_once("  frame 0x")?.1.split_whitespace().next()?;
+        u64::from_str_radix(word, 16).ok()
+    };
+    console.lines().filter_map(number).collect()
 }
 
 #[cfg(test)]
