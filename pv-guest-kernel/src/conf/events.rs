@@ -6,9 +6,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pv_abi::event::{BindVirq, Send, Status, Unmask};
 use pv_abi::{DomainId, Errno, Port, VcpuId, Virq};
 
-use super::{Outcome, Test, error};
+use super::{Outcome, Test, error, wait_for};
 use crate::arch::cpu;
-use crate::xen::{clock, events, hv, stub};
+use crate::xen::{events, hv, stub};
 
 /// Calls of the handler.
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -21,18 +21,6 @@ fn count(_: usize) {
 
 fn order(n: usize) {
     let _ = ORDER.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |o| Some(o << 4 | n as u32));
-}
-
-/// Waits until `done`, at most two seconds.
-pub fn wait_for(done: impl Fn() -> bool) -> bool {
-    let start = clock::now();
-    while !done() {
-        if clock::now() - start > 30_000_000_000 {
-            return false;
-        }
-        core::hint::spin_loop();
-    }
-    true
 }
 
 /// A channel from this domain to itself: the end that is told, and the end that sends.

@@ -10,6 +10,7 @@ use alloc::string::{String, ToString};
 use core::fmt::{Debug, Display};
 
 use crate::println;
+use crate::xen::clock;
 
 /// A test at work.
 #[derive(Debug, Default)]
@@ -103,6 +104,26 @@ macro_rules! conformance {
         }
     };
 }
+
+/// Waits until `done`, with patience: whether it came.
+///
+/// What never comes is given up after a minute of the clock and [`ROUNDS`] looks. Both, for the clock of a guest jumps where
+/// its machine was long without a processor, and the hypervisor's clock source wrapped meanwhile.
+pub fn wait_for(done: impl Fn() -> bool) -> bool {
+    let start = clock::now();
+    let mut rounds = 0u64;
+    while !done() {
+        if rounds > ROUNDS && clock::now() - start > 60_000_000_000 {
+            return false;
+        }
+        rounds += 1;
+        core::hint::spin_loop();
+    }
+    true
+}
+
+/// As many looks, at least, before [`wait_for`] gives up: several seconds of an emulated processor.
+const ROUNDS: u64 = 100_000_000;
 
 /// A raw hypercall, for numbers and arguments that no stub would pass.
 pub fn raw(number: u64, args: [u64; 5]) -> Result<u64, pv_abi::Errno> {

@@ -14,9 +14,9 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use pv_guest_kernel::arch::{apic, instr, probe, trap};
-use pv_guest_kernel::conf::{Outcome, Test};
+use pv_guest_kernel::conf::{self, Outcome, Test};
 use pv_guest_kernel::task;
-use pv_guest_kernel::xen::{clock, events, identity};
+use pv_guest_kernel::xen::{events, identity};
 
 use handlers::{NESTING, NMI_AGAIN, NMI_NESTED, NMIS, SOFTWARE, expect, install, seen};
 use registers::{
@@ -192,11 +192,11 @@ fn nmis(t: &mut Test) {
         let before = NMIS.load(SeqCst);
         send_nmi();
         // The second may have to wait until interrupts are on, and both for an exit of any kind.
-        let start = clock::now();
-        while NMIS.load(SeqCst) < before + 2 && clock::now() - start < 60_000_000_000 {
+        conf::wait_for(|| {
             open();
             let _ = instr::cpuid(0, 0);
-        }
+            NMIS.load(SeqCst) >= before + 2
+        });
         instr::cli();
         t.equal("one, and another from its handler", NMIS.load(SeqCst), before + 2);
     }
@@ -211,13 +211,6 @@ fn nmis(t: &mut Test) {
 fn messages(t: &mut Test, base: u64) {
     static RECEIVER: AtomicU64 = AtomicU64::new(u64::MAX);
     static DONE: AtomicBool = AtomicBool::new(false);
-    let long = |done: &dyn Fn() -> bool| {
-        let start = clock::now();
-        while !done() && clock::now() - start < 60_000_000_000 {
-            core::hint::spin_loop();
-        }
-        done()
-    };
     // This vCPU is busy until the end, so that another takes the task.
     let _detached = task::spawn(async {
         apic::enable();
@@ -226,7 +219,7 @@ fn messages(t: &mut Test, base: u64) {
             core::hint::spin_loop();
         }
     });
-    if !long(&|| RECEIVER.load(SeqCst) != u64::MAX) {
+    if !conf::wait_for(|| RECEIVER.load(SeqCst) != u64::MAX) {
         t.check("another vCPU takes a task", false);
         return;
     }
@@ -241,7 +234,7 @@ fn messages(t: &mut Test, base: u64) {
         let before = events::test_vector_count();
         // SAFETY: the vector's handler counts.
         good &= unsafe { probe::wrmsr(0x800 + reg::ICR, message) }.is_ok();
-        good &= long(&|| events::test_vector_count() > before);
+        good &= conf::wait_for(|| events::test_vector_count() > before);
         if !good {
             break;
         }

@@ -3,9 +3,9 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use pv_guest_kernel::arch::instr;
-use pv_guest_kernel::conf::Test;
+use pv_guest_kernel::conf::{self, Test};
 use pv_guest_kernel::println;
-use pv_guest_kernel::xen::{clock, identity};
+use pv_guest_kernel::xen::identity;
 
 use crate::handlers::{WHEN, expect, seen, wait_for};
 use crate::registers::{DEADLINE, MASKED, PERIODIC, TSC_DEADLINE, open, read, reg, set_cr8, to_self, write};
@@ -39,11 +39,8 @@ pub fn timer(t: &mut Test) {
 /// It goes on while its vector is held back by the priority, and comes once then. Only here: see `priorities`.
 fn held_back(t: &mut Test) {
     set_cr8(15);
-    let start = clock::now();
     instr::sti();
-    while read(reg::IRR + 3) == 0 && clock::now() - start < 60_000_000_000 {
-        core::hint::spin_loop();
-    }
+    conf::wait_for(|| read(reg::IRR + 3) != 0);
     let (_, held) = seen();
     instr::cli();
     write(reg::TIMER, MASKED | PERIODIC | 0x61);
@@ -60,10 +57,7 @@ fn masked(t: &mut Test) {
     write(reg::TIMER, 0x51);
     to_self(0x61);
     write(reg::INITIAL, 5_000_000);
-    let start = clock::now();
-    while read(reg::IRR + 2) & 1 << 17 == 0 && clock::now() - start < 60_000_000_000 {
-        core::hint::spin_loop();
-    }
+    conf::wait_for(|| read(reg::IRR + 2) & 1 << 17 != 0);
     expect(t, "none comes while interrupts are off, whatever the machine takes", &[]);
     t.equal("both are requested", (read(reg::IRR + 2), read(reg::IRR + 3)), (1 << 17, 1 << 1));
     open();

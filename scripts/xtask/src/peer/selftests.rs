@@ -63,7 +63,7 @@ pub fn verdict(report: &Report) -> Outcome {
 
 /// Runs a guest as the first domain of Xen.
 pub fn on_xen(images: &Images, guest: &str, verbose: bool) -> Result<(Outcome, Report)> {
-    let limit = Duration::from_secs(120);
+    let limit = Duration::from_secs(600);
     let options = xen::Options { processors: PROCESSORS, limit, verbose, ..xen::Options::default() };
     let report = xen::run(&images.guest(guest), "role=guest name=guest", &options)?;
     let verdict = match (verdict(&report), &report.end) {
