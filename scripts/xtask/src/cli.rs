@@ -184,12 +184,19 @@ pub struct Test {
     /// Only the tests that boot a machine in Bochs, or all but these
     #[arg(long)]
     pub emulator: Option<Emulator>,
+    /// So many at a time of those that keep only one processor busy
+    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = jobs)]
+    pub jobs: usize,
     /// Only lists the tests
     #[arg(long)]
     pub list: bool,
     /// Prints the emulators' command lines
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+fn jobs(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| (1..=64).contains(count)).ok_or_else(|| "a number from 1 to 64".into())
 }
 
 /// What `bench` measures.

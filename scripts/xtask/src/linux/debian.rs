@@ -44,6 +44,7 @@ pub struct Linux {
 impl Linux {
     /// Returns the kernel of a suite, fetched if it is not in the cache.
     pub fn get(suite: Suite) -> Result<Linux> {
+        let _alone = apt::alone();
         let cache = workspace::cache()?;
         let start = format!("linux-{}-", suite.name());
         let mut found = Vec::new();

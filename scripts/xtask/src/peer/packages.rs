@@ -2,6 +2,7 @@
 //!
 //! A folder of the cache is complete or absent: it is filled under another name and renamed at the end.
 
+use crate::setup::apt;
 use crate::{process, say, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -111,6 +112,7 @@ fn kernel() -> Result<String> {
 
 /// Returns a folder of the cache; `fill` makes it if it is not there.
 fn folder(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let _alone = apt::alone();
     let cache = workspace::cache()?;
     let folder = cache.join(name);
     if !folder.exists() {

@@ -4,6 +4,7 @@ use crate::{process, say, workspace};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Something that a verb needs from the distribution.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,8 +100,15 @@ fn privilege() -> Option<bool> {
     may.is_ok_and(|done| done.passed()).then_some(true)
 }
 
+/// Waits until nobody else installs or downloads: apt refuses a second one.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes sure that some needs are met: installs what is missing where apt can do so, and names it elsewhere.
 pub fn need(needs: &[Need]) -> Result<()> {
+    let _alone = alone();
     let names = missing(needs);
     if names.is_empty() {
         return Ok(());

@@ -5,6 +5,7 @@ use crate::{process, say, workspace};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// Returns the file that holds, or will hold, the Bochs of this checkout's build script and patch.
 fn place() -> Result<PathBuf> {
@@ -23,9 +24,16 @@ pub fn built() -> Result<Option<PathBuf>> {
     Ok(Some(place()?).filter(|file| file.is_file()))
 }
 
+/// Held by who builds.
+static BUILDING: Mutex<()> = Mutex::new(());
+
 /// Returns Bochs and its firmware, built and installed first if need be.
 pub fn bochs() -> Result<PathBuf> {
     need(&[Need::BochsFirmware])?;
+    if let Some(file) = built()? {
+        return Ok(file);
+    }
+    let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(file) = built()? {
         return Ok(file);
     }

@@ -3,20 +3,20 @@
 use crate::build::Images;
 use crate::workspace;
 use anyhow::{Result, anyhow};
-use std::cell::OnceCell;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// What the cases share.
 pub struct Context {
     /// Whether commands are printed.
     pub verbose: bool,
-    images: OnceCell<Result<Images, String>>,
+    images: OnceLock<Result<Images, String>>,
 }
 
 impl Context {
     /// Returns a context in which nothing is built yet.
     pub fn new(verbose: bool) -> Context {
-        Context { verbose, images: OnceCell::new() }
+        Context { verbose, images: OnceLock::new() }
     }
 
     /// Returns the images, built by the first caller.

@@ -178,7 +178,7 @@ fn files(context: &Context, name: &str, lane: Lane) -> Result<Verdict> {
     if note != "written by the guest\nand more\n" {
         return Ok(live::failed(&report, format!("mtools reads {note:?} from the guest's file")));
     }
-    let copy = context.file("copy.bin")?;
+    let copy = context.file(&format!("copy-{lane}.bin"))?;
     mtools(
         Command::new("mcopy").arg("-n").arg("-o").arg("-i").arg(&image).arg("::/made/copy.bin").arg(&copy),
     )?;

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything that decides whether a change may stay.
 //!
-//! Cases run one after another, each once: a case that passes only at the second try is broken. The last line is the sum
-//! over all parts, the unit tests included.
+//! Each case runs once: one that passes only at the second try is broken. They run one after another; with `--jobs`, those
+//! that keep one processor busy run side by side, after the others. The last line is the sum over all parts, the unit tests
+//! included.
 
 mod bench;
 mod boot;
@@ -30,7 +31,7 @@ pub use verdict::Verdict;
 use crate::cli::Emulator;
 use crate::{cli, say};
 use anyhow::{Result, bail};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use verdict::Sum;
 
@@ -60,14 +61,31 @@ pub fn verb(options: &cli::Test) -> Result<u8> {
     }
     let context = Context::new(options.verbose);
     let begin = Instant::now();
-    let mut sum = Sum::default();
-    for case in &chosen {
-        let verdict = run(case, &context);
-        sum.add(&verdict);
-    }
+    let (slim, wide): (Vec<_>, Vec<_>) = chosen.iter().partition(|case| options.jobs > 1 && case.is_slim());
+    let mut sum = in_order(&Mutex::new(wide.into_iter()), &context);
+    let slim = Mutex::new(slim.into_iter());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..options.jobs).map(|_| scope.spawn(|| in_order(&slim, &context))).collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(part) => sum += part,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
     say::step(format!("{} cases in {:.0} s", chosen.len(), begin.elapsed().as_secs_f64()));
     println!("{sum}");
     Ok(if sum.failed == 0 { 0 } else { crate::FAILED })
+}
+
+/// Runs cases until none is left.
+fn in_order<'a>(cases: &Mutex<impl Iterator<Item = &'a Case>>, context: &Context) -> Sum {
+    let next = || cases.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let mut sum = Sum::default();
+    while let Some(case) = next() {
+        sum.add(&run(case, context));
+    }
+    sum
 }
 
 /// Runs one case and prints what came of it.

@@ -8,6 +8,7 @@ use crate::{run, workspace};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// What is moved.
@@ -34,9 +35,19 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A port of this computer that nobody uses now.
+/// A port of this computer that nobody uses now, below those that the system gives to connections of its own: none of
+/// these takes it before the emulator does.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id() % 8192;
+    for _ in 0..8192 {
+        let offset = (start + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % 8192;
+        let port = 20_000 + u16::try_from(offset)?;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port of this computer from 20000 to 28191 is free")
 }
 
 /// Fetches a file by HTTP, trying until the server answers.

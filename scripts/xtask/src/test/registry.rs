@@ -7,7 +7,7 @@ use super::{
 use anyhow::Result;
 
 /// What a case does.
-type Run = Box<dyn Fn(&Context) -> Result<Verdict>>;
+type Run = Box<dyn Fn(&Context) -> Result<Verdict> + Send + Sync>;
 
 /// One case.
 pub struct Case {
@@ -21,18 +21,31 @@ pub struct Case {
 
 impl Case {
     /// Returns a case that runs with every test.
-    pub fn new(name: impl Into<String>, run: impl Fn(&Context) -> Result<Verdict> + 'static) -> Case {
+    pub fn new(
+        name: impl Into<String>,
+        run: impl Fn(&Context) -> Result<Verdict> + Send + Sync + 'static,
+    ) -> Case {
         Case { name: name.into(), quick: false, run: Box::new(run) }
     }
 
     /// Returns a case that also runs with `--quick`.
-    pub fn quick(name: impl Into<String>, run: impl Fn(&Context) -> Result<Verdict> + 'static) -> Case {
+    pub fn quick(
+        name: impl Into<String>,
+        run: impl Fn(&Context) -> Result<Verdict> + Send + Sync + 'static,
+    ) -> Case {
         Case { quick: true, ..Case::new(name, run) }
     }
 
     /// Whether it boots a machine in Bochs: the cases of VT-x say so in their names.
     pub fn is_bochs(&self) -> bool {
         self.name.split(['/', '@']).any(|part| part == "vmx")
+    }
+
+    /// Whether it keeps no more than one processor of this computer busy, and may run beside others: Bochs has one thread,
+    /// and so has QEMU for one processor, or where processors take turns.
+    pub fn is_slim(&self) -> bool {
+        let taking_turns = ["linux/", "peer/"].iter().any(|start| self.name.starts_with(start));
+        self.is_bochs() || self.name.ends_with("/svm@1") || taking_turns
     }
 }
 
@@ -68,5 +81,6 @@ mod tests {
         assert_eq!(names.len(), cases.len());
         assert!(cases.iter().any(Case::is_bochs) && !cases.iter().all(Case::is_bochs));
         assert!(cases.iter().any(|case| case.quick) && !cases.iter().all(|case| case.quick));
+        assert!(cases.iter().any(Case::is_slim) && !cases.iter().all(Case::is_slim));
     }
 }

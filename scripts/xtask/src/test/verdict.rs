@@ -1,6 +1,7 @@
 //! What comes of a case, and the sum of it all.
 
 use std::fmt;
+use std::ops::AddAssign;
 
 /// What came of one case.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,6 +97,14 @@ impl Sum {
     }
 }
 
+impl AddAssign for Sum {
+    fn add_assign(&mut self, other: Sum) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
 impl fmt::Display for Sum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
@@ -121,6 +130,8 @@ test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 7 filtered out; 
         sum.add(&Verdict::passed());
         sum.add(&Verdict::Skipped("no reason".into()));
         assert_eq!(sum.to_string(), "7 passed, 1 failed, 2 skipped");
+        sum += Sum { passed: 1, failed: 2, skipped: 3 };
+        assert_eq!(sum.to_string(), "8 passed, 3 failed, 5 skipped");
     }
 
     #[test]
