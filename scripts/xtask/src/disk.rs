@@ -22,7 +22,7 @@ pub fn own() -> Result<PathBuf> {
     let file = workspace::products()?.join("disk.img");
     if !file.is_file() {
         say::step(format!("making a disk image of {} MiB: {}", SIZE >> 20, file.display()));
-        let fresh = file.with_extension("new");
+        let fresh = file.with_extension(format!("new-{}", std::process::id()));
         make(&fresh, SIZE)?;
         std::fs::rename(&fresh, &file)?;
     }

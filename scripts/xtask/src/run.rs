@@ -32,8 +32,14 @@ pub fn verb(options: &cli::Run) -> Result<u8> {
     // What the options ask for is tried before anything takes long.
     let set = domain_set(options, disks.len())?;
     let images = Images::build()?;
-    let bundle = images.bundle(&set, "run.bundle")?;
-    let boot = boot(&images, &bundle, choice.emulator, "run")?;
+    // Named by the process: several may run at a time.
+    let name = format!("run-{}", std::process::id());
+    let bundle = images.bundle(&set, &format!("{name}.bundle"))?;
+    let boot = boot(&images, &bundle, choice.emulator, &name)?;
+    let litter = Litter(match &boot {
+        Boot::Iso(iso) => vec![bundle, iso.clone()],
+        _ => vec![bundle],
+    });
     let mut config = Config::new(&options.machine, choice, disks, boot)?;
     config.in_turn = set.may_load_x87();
     let console = if options.exec.is_some() { Console::Shown } else { Console::Interactive };
@@ -46,6 +52,7 @@ pub fn verb(options: &cli::Run) -> Result<u8> {
         options.machine.timeout.map(Duration::from_secs),
         options.machine.verbose,
     )?;
+    drop(litter);
     say::step(format!("{} (after {:.1} s)", report.end, report.took.as_secs_f64()));
     if let Some(file) = &options.trace {
         let count = trace::write(&report.console, file)?;
@@ -56,6 +63,17 @@ pub fn verb(options: &cli::Run) -> Result<u8> {
         End::Quit | End::Reset => 0,
         _ => crate::FAILED,
     })
+}
+
+/// Files of a run, removed with this value.
+struct Litter(Vec<PathBuf>);
+
+impl Drop for Litter {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }
 
 /// Returns what the machine starts from: QEMU takes the hypervisor directly, Bochs needs an ISO.

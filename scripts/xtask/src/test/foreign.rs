@@ -49,7 +49,7 @@ fn build(context: &Context, cpu: &str) -> Result<PathBuf> {
 fn hello(context: &Context, cpu: &str) -> Result<Verdict> {
     let file = build(context, cpu)?;
     let sign = "hello from a kernel of one's own: interface 4.17, started as PVH, command line: some words";
-    let verdict = tool::boots(context, cpu, &file, &["--cmdline", "some words"], 240, &[sign])?;
+    let verdict = tool::boots(context, cpu, &file, &["--cmdline", "some words"], 600, &[sign])?;
     std::fs::remove_file(file)?;
     Ok(verdict)
 }

@@ -53,7 +53,7 @@ fn grub(context: &Context, cpu: &str) -> Result<Verdict> {
     need(&[Need::Grub])?;
     let (image, hash) = image(context, cpu)?;
     let disk = image.0.to_string_lossy();
-    tool::boots(context, cpu, Path::new(KERNEL), &["--disk", &disk], 400, &[MARKER, &hash])
+    tool::boots(context, cpu, Path::new(KERNEL), &["--disk", &disk], 900, &[MARKER, &hash])
 }
 
 /// GRUB loads Linux and its RAM disk from the paravirtual disk and starts it; Linux then drives that disk itself.
@@ -78,6 +78,6 @@ fn starts_linux(context: &Context) -> Result<Verdict> {
     guest.disk = vec!["machine0,ro".into()];
     live::until_guests(&mut set)?;
     let machine = Machine::new(context, "run/grub/linux", SVM).disks(std::slice::from_ref(&image.0));
-    let report = machine.limit(600).boot(&set)?;
+    let report = machine.limit(1800).boot(&set)?;
     Ok(live::judge(&report, &["started by xen, cpus=2", &hash]))
 }

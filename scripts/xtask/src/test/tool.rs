@@ -95,7 +95,8 @@ fn any_folder(_: &Context) -> Result<Verdict> {
 }
 
 /// Boots a kernel as a user would, with `run --kernel` and `more` words: it must end with 0 within `seconds`, and its
-/// console show every sign. The images are built before, so that the time is the machine's alone.
+/// console show every sign. The images are built before, so that the time is the machine's alone; a machine without a disk
+/// among its words gets one of its own.
 pub fn boots(
     context: &Context,
     cpu: &str,
@@ -108,7 +109,15 @@ pub fn boots(
     let (kernel, limit) = (kernel.to_string_lossy(), seconds.to_string());
     let mut words = vec!["run", "--accel", "tcg", "--cpu", cpu, "--kernel", &kernel, "--timeout", &limit];
     words.extend(more);
+    let file = Path::new(kernel.as_ref()).file_name().unwrap_or_default().to_string_lossy();
+    let disk = context.file(&format!("{file}-{cpu}.disk"))?;
+    std::fs::write(&disk, vec![0; 1 << 20])?;
+    let name = disk.to_string_lossy();
+    if !more.contains(&"--disk") {
+        words.extend(["--disk", &name]);
+    }
     let done = xtask(&words, Duration::from_secs(seconds + 360))?;
+    std::fs::remove_file(&disk)?;
     Ok(match (done.code, signs.iter().find(|sign| !done.output.contains(**sign))) {
         (Some(0), None) => Verdict::passed(),
         (code, sign) => Verdict::Failed {
