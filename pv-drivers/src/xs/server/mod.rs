@@ -10,7 +10,9 @@
 //!   otherwise its operations are done again on the store, all at once.
 //! * A client hears of a change only if it may read the node.
 
+mod fire;
 mod message;
+mod quota;
 mod transaction;
 mod tree;
 mod view;
@@ -29,45 +31,15 @@ use super::permissions::Permission;
 use super::{TransactionId, WatchEvent, path};
 use transaction::Transaction;
 use tree::{Node, Tree};
-use view::{Caller, Change, Operation, View};
+use view::{Account, Caller, Operation, View};
+
 use watch::{Outgoing, Queue, Watch};
+
+pub use quota::Quota;
 
 /// A client of the store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ConnectionId(u32);
-
-/// What an unprivileged domain may use.
-#[derive(Clone, Copy, Debug)]
-pub struct Quota {
-    /// Nodes that it owns.
-    pub nodes: usize,
-    /// Bytes in a value.
-    pub node_size: usize,
-    /// Children of a node that it adds to.
-    pub children: usize,
-    /// Entries in a list of permissions; holds for everybody.
-    pub permissions: usize,
-    /// Watches.
-    pub watches: usize,
-    /// Transactions at a time.
-    pub transactions: usize,
-    /// Nodes looked at, and operations, in one transaction.
-    pub transaction_size: usize,
-}
-
-impl Default for Quota {
-    fn default() -> Self {
-        Self {
-            nodes: 1000,
-            node_size: 2048,
-            children: 1000,
-            permissions: 16,
-            watches: 128,
-            transactions: 10,
-            transaction_size: 1024,
-        }
-    }
-}
 
 /// What a privileged client asks of the serving domain itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +70,7 @@ struct Connection {
 pub struct Server {
     tree: Tree,
     next_version: u64,
-    nodes: BTreeMap<DomainId, usize>,
+    nodes: BTreeMap<DomainId, Account>,
     quota: Quota,
     connections: BTreeMap<ConnectionId, Connection>,
     next_connection: u32,
@@ -160,8 +132,8 @@ impl Server {
     }
 
     fn forget_domain(&mut self, domain: DomainId) {
-        let owned = self.nodes.remove(&domain).unwrap_or(0);
-        *self.nodes.entry(DomainId::DOM0).or_default() += owned;
+        let owned = self.nodes.remove(&domain).unwrap_or_default();
+        self.nodes.entry(DomainId::DOM0).or_default().add(owned);
         let mut version = self.next_version;
         Node::change_all(&mut self.tree.root, &mut |node| {
             if !node.permissions.iter().any(|entry| entry.domain == domain) {
@@ -218,7 +190,7 @@ impl Server {
     /// The number of nodes that a domain owns.
     #[must_use]
     pub fn nodes_owned(&self, domain: DomainId) -> usize {
-        self.nodes.get(&domain).copied().unwrap_or(0)
+        self.nodes.get(&domain).map_or(0, |account| account.nodes)
     }
 
     /// Handles one message of a client; the reply and the events it causes wait in queues.
@@ -283,8 +255,12 @@ impl Server {
             return work(&mut view, caller);
         }
         let connection = self.connections.get_mut(&id).ok_or(Errno::EIO)?;
+        let held = connection.transactions.values().map(Transaction::bytes).sum::<usize>();
         let entry = connection.transactions.get_mut(&transaction).ok_or(Errno::ENOENT)?;
-        if !caller.is_privileged && entry.looked.len().max(entry.log.len()) >= self.quota.transaction_size {
+        if !caller.is_privileged
+            && (held >= self.quota.bytes
+                || entry.looked.len().max(entry.log.len()) >= self.quota.transaction_size)
+        {
             return Err(Errno::ENOSPC);
         }
         let mut view = View {
@@ -393,48 +369,6 @@ impl Server {
             .ok_or(Errno::ENOENT)?;
         connection.watches.remove(at);
         Ok(())
-    }
-
-    /// Tells the watchers of a change.
-    fn fire(&mut self, change: Option<Change>) {
-        match change {
-            None => {}
-            Some(Change::Changed(path)) => {
-                let permissions = self.tree.get(&path).map(|node| node.permissions.clone());
-                self.fire_at(&path, &permissions.unwrap_or_default(), false);
-            }
-            Some(Change::Removed(nodes)) => {
-                // The node itself is told to all who watch it or what is above; the nodes below it only to those
-                // who watch just them, as the reference server does.
-                for (number, (path, permissions)) in nodes.iter().enumerate() {
-                    self.fire_at(path, permissions, number > 0);
-                }
-            }
-        }
-    }
-
-    fn fire_at(&mut self, path: &str, permissions: &[Permission], exact: bool) {
-        for connection in self.connections.values_mut() {
-            if !connection.caller.may_read(permissions) {
-                continue;
-            }
-            for watch in &connection.watches {
-                if exact && watch.path != path {
-                    continue;
-                }
-                if let Some(event) = watch.event(path) {
-                    connection.queue.event(watch, event);
-                }
-            }
-        }
-    }
-
-    fn fire_special(&mut self, name: &str) {
-        for connection in self.connections.values_mut() {
-            for watch in connection.watches.iter().filter(|watch| watch.path == name) {
-                connection.queue.event(watch, watch.whole());
-            }
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::DomainId;
 
 use super::tree::Tree;
-use super::view::{Looked, Operation};
+use super::view::{Account, Looked, Operation};
 
 pub(super) struct Transaction {
     /// The store as it was at the start.
@@ -16,13 +16,13 @@ pub(super) struct Transaction {
     /// The same with the transaction's own changes.
     pub tree: Tree,
     /// Nodes by owner in `tree`.
-    pub nodes: BTreeMap<DomainId, usize>,
+    pub nodes: BTreeMap<DomainId, Account>,
     pub looked: BTreeMap<String, Looked>,
     pub log: Vec<Operation>,
 }
 
 impl Transaction {
-    pub fn new(tree: &Tree, nodes: &BTreeMap<DomainId, usize>) -> Self {
+    pub fn new(tree: &Tree, nodes: &BTreeMap<DomainId, Account>) -> Self {
         Self {
             base: tree.clone(),
             tree: tree.clone(),
@@ -30,6 +30,12 @@ impl Transaction {
             looked: BTreeMap::new(),
             log: Vec::new(),
         }
+    }
+
+    /// How much memory what it remembers takes, about.
+    pub fn bytes(&self) -> usize {
+        let looked = self.looked.keys().map(String::len).sum::<usize>();
+        looked + self.log.iter().map(Operation::bytes).sum::<usize>()
     }
 
     /// Refuses when somebody changed a node since the start that the transaction looked at.

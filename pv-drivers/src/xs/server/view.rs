@@ -47,6 +47,46 @@ pub(super) enum Operation {
     SetPermissions { path: String, permissions: Vec<Permission> },
 }
 
+impl Operation {
+    /// How much memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Write { path, value } => path.len() + value.len(),
+            Self::Make { path } | Self::Remove { path } => path.len(),
+            Self::SetPermissions { path, permissions } => path.len() + size_of_val(&**permissions),
+        }
+    }
+}
+
+/// What a domain has in a tree.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Account {
+    /// Nodes that it owns.
+    pub nodes: usize,
+    /// Bytes in their names and values.
+    pub bytes: usize,
+}
+
+impl Account {
+    /// It gets what is in another.
+    pub fn add(&mut self, other: Self) {
+        self.nodes += other.nodes;
+        self.bytes += other.bytes;
+    }
+
+    /// It has this no longer.
+    fn take(&mut self, other: Self) {
+        self.nodes = self.nodes.saturating_sub(other.nodes);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+}
+
+/// What the node at `path` counts for, without those below it.
+fn size(path: &str, node: &Node) -> Account {
+    let name = path::names(path).last().map_or(0, str::len);
+    Account { nodes: 1, bytes: name + node.value.len() }
+}
+
 /// Which sides of a node a transaction has looked at.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Looked {
@@ -58,7 +98,7 @@ pub(super) struct Looked {
 pub(super) struct View<'a> {
     pub tree: &'a mut Tree,
     /// Nodes by owner.
-    pub nodes: &'a mut BTreeMap<DomainId, usize>,
+    pub nodes: &'a mut BTreeMap<DomainId, Account>,
     pub next_version: &'a mut u64,
     pub quota: &'a Quota,
     /// What was looked at, if anybody wants to know.
@@ -113,16 +153,20 @@ impl View<'_> {
         }
         self.look_at_value(at);
         if let Some(node) = self.tree.get(at) {
+            let (owner, old) = (node.owner(), node.value.len());
             if !caller.may_write(node) {
                 return Err(Errno::EACCES);
             }
+            self.check_bytes(caller, owner, value.len().saturating_sub(old))?;
         } else {
-            self.create(caller, at)?;
+            self.create(caller, at, value.len())?;
         }
         let version = self.version();
         let node = self.tree.get_mut(at).ok_or(Errno::EIO)?;
-        node.value = value.to_vec();
+        let old = core::mem::replace(&mut node.value, value.to_vec());
         node.version = version;
+        let account = self.nodes.entry(node.owner()).or_default();
+        account.bytes = (account.bytes + value.len()).saturating_sub(old.len());
         Ok(Some(Change::Changed(at.into())))
     }
 
@@ -131,12 +175,19 @@ impl View<'_> {
         if let Some(node) = self.tree.get(at) {
             return if caller.may_write(node) { Ok(None) } else { Err(Errno::EACCES) };
         }
-        self.create(caller, at)?;
+        self.create(caller, at, 0)?;
         Ok(Some(Change::Changed(at.into())))
     }
 
-    /// Makes a missing node and its missing parents.
-    fn create(&mut self, caller: Caller, at: &str) -> Result<(), Errno> {
+    /// Refuses what would make a guest's own nodes too large together.
+    fn check_bytes(&self, caller: Caller, owner: DomainId, more: usize) -> Result<(), Errno> {
+        let has = self.nodes.get(&owner).map_or(0, |account| account.bytes);
+        let is_own = !caller.is_privileged && owner == caller.domain;
+        if is_own && more > 0 && has + more > self.quota.bytes { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
+
+    /// Makes a missing node, which will get a value of so many bytes, and its missing parents.
+    fn create(&mut self, caller: Caller, at: &str, value: usize) -> Result<(), Errno> {
         let (found, nearest) = self.tree.nearest(at);
         if !caller.may_write(nearest) {
             return Err(Errno::EACCES);
@@ -151,12 +202,13 @@ impl View<'_> {
         let owner = permissions.first().map_or(DomainId::DOM0, |entry| entry.domain);
         let above = path::names(found).count();
         let missing = path::names(at).count() - above;
-        let owned = self.nodes.get(&owner).copied().unwrap_or(0);
+        let owned = self.nodes.get(&owner).map_or(0, |account| account.nodes);
         if !caller.is_privileged
             && (owned + missing > self.quota.nodes || nearest.children.len() >= self.quota.children)
         {
             return Err(Errno::ENOSPC);
         }
+        self.check_bytes(caller, owner, at.len() - found.len() + value)?;
         self.look_at_value(found);
         let mut full = String::from(found.strip_suffix('/').unwrap_or(found));
         for name in path::names(at).skip(above) {
@@ -164,8 +216,9 @@ impl View<'_> {
             full.push_str(name);
             self.look_at_value(&full);
             let version = self.version();
-            self.tree.insert(&full, Node::new(permissions.clone(), version));
-            *self.nodes.entry(owner).or_default() += 1;
+            let node = Node::new(permissions.clone(), version);
+            self.nodes.entry(owner).or_default().add(size(&full, &node));
+            self.tree.insert(&full, node);
         }
         Ok(())
     }
@@ -186,13 +239,14 @@ impl View<'_> {
             return Err(Errno::EACCES);
         }
         let mut removed = Vec::new();
-        node.walk(at, &mut |path, node| removed.push((String::from(path), node.permissions.clone())));
-        for (path, permissions) in &removed {
-            self.look(path, Looked { at_value: true, at_children: true });
-            let owner = permissions.first().map(|entry| entry.domain);
-            if let Some(count) = owner.and_then(|owner| self.nodes.get_mut(&owner)) {
-                *count = count.saturating_sub(1);
+        node.walk(at, &mut |path, node| {
+            removed.push((String::from(path), node.permissions.clone()));
+            if let Some(account) = self.nodes.get_mut(&node.owner()) {
+                account.take(size(path, node));
             }
+        });
+        for (path, _) in &removed {
+            self.look(path, Looked { at_value: true, at_children: true });
         }
         let version = self.version();
         self.tree.remove(at, version);
@@ -209,12 +263,12 @@ impl View<'_> {
         if permissions.len() > self.quota.permissions {
             return Err(Errno::ENOSPC);
         }
-        let old = {
+        let (old, moved) = {
             let node = self.readable(caller, at, false)?;
             if !caller.is_privileged && node.owner() != caller.domain {
                 return Err(Errno::EACCES);
             }
-            node.owner()
+            (node.owner(), size(at, node))
         };
         if !caller.is_privileged && owner != old {
             return Err(Errno::EPERM);
@@ -224,10 +278,10 @@ impl View<'_> {
         node.permissions = permissions.to_vec();
         node.version = version;
         if owner != old {
-            if let Some(count) = self.nodes.get_mut(&old) {
-                *count = count.saturating_sub(1);
+            if let Some(account) = self.nodes.get_mut(&old) {
+                account.take(moved);
             }
-            *self.nodes.entry(owner).or_default() += 1;
+            self.nodes.entry(owner).or_default().add(moved);
         }
         Ok(Some(Change::Changed(at.into())))
     }

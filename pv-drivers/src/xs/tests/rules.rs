@@ -267,6 +267,36 @@ fn helper_repeats_until_nobody_interferes() {
 }
 
 #[test]
+fn what_guests_store_and_remember_is_bounded_in_bytes() {
+    let quota = Quota { bytes: 1000, ..Quota::default() };
+    let server = Arc::new(Mutex::new(Server::new(quota)));
+    let mut one = guest(&server, 1);
+    // The directory's own name counts.
+    one.write(NOW, "a", &[0; 900]).unwrap();
+    assert_eq!(one.write(NOW, "b", &[0; 100]), Err(Errno::ENOSPC));
+    assert_eq!(one.write(NOW, "a", &[0; 1000]), Err(Errno::ENOSPC));
+    assert_eq!(one.write(NOW, &"n".repeat(99), b""), Err(Errno::ENOSPC));
+    assert_eq!(one.list(NOW, "/local/domain/1").unwrap(), ["a"], "nothing is half done");
+    one.write(NOW, "a", &[0; 500]).unwrap();
+    one.write(NOW, "b", &[0; 400]).unwrap();
+    one.remove(NOW, "a").unwrap();
+    one.write(NOW, "c", &[0; 500]).unwrap();
+    // In transactions, all together.
+    let (first, second) = (one.begin().unwrap(), one.begin().unwrap());
+    for _ in 0..2 {
+        one.write(first, "c", &[0; 500]).unwrap();
+    }
+    assert_eq!(one.write(first, "c", b""), Err(Errno::ENOSPC));
+    assert_eq!(one.write(second, "c", b""), Err(Errno::ENOSPC));
+    one.commit(first).unwrap();
+    one.write(second, "c", b"").unwrap();
+    one.abort(second).unwrap();
+    one.remove(NOW, "b").unwrap();
+    one.remove(NOW, "c").unwrap();
+    one.write(NOW, "a", &[0; 900]).unwrap();
+}
+
+#[test]
 fn quotas_hold_for_guests() {
     let quota = Quota { nodes: 10, watches: 3, transactions: 2, node_size: 100, ..Quota::default() };
     let server = Arc::new(Mutex::new(Server::new(quota)));
