@@ -7,7 +7,12 @@
 //!
 //! A port stays masked from its allocation until [`listen`] or [`on`] says who wants it.
 
-use alloc::vec::Vec;
+mod bind;
+mod report;
+
+pub use bind::{adopt, alloc_unbound, bind_interdomain, bind_ipi, bind_pirq, bind_virq};
+pub use report::{InUse, count, list};
+
 use core::cell::UnsafeCell;
 use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -16,10 +21,9 @@ use core::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 use pv_abi::event::fifo::{Consumer, EventArray, EventPage, LiveControlBlock};
 use pv_abi::event::{
-    AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close, ExpandArray, InitControl,
-    Send, SetPriority, Unmask, Unmasked, two_level,
+    BindVcpu, Close, ExpandArray, InitControl, Send, SetPriority, Unmask, Unmasked, two_level,
 };
-use pv_abi::{DomainId, Errno, Gfn, Pirq, Port, Result, VcpuId, Virq, hvm};
+use pv_abi::{Errno, Gfn, Port, Result, VcpuId, Virq, hvm};
 
 use super::{hv, params, shared, stub};
 use crate::arch::cpu::{self, PerCpu};
@@ -224,46 +228,6 @@ fn bound(port: Port, slot_name: &'static str, vcpu: u32) -> Result<Port> {
     Ok(port)
 }
 
-/// Allocates a port to which `peer` may bind.
-pub fn alloc_unbound(peer: DomainId) -> Result<Port> {
-    let mut arg = AllocUnbound { dom: DomainId::SELF, remote_dom: peer, ..AllocUnbound::default() };
-    stub::evtchn_alloc_unbound(hv(), &mut arg)?;
-    bound(arg.port, "unbound", 0)
-}
-
-/// Binds a port to `peer`'s unbound port.
-pub fn bind_interdomain(peer: DomainId, remote: Port) -> Result<Port> {
-    let mut arg = BindInterdomain { remote_dom: peer, remote_port: remote, ..BindInterdomain::default() };
-    stub::evtchn_bind_interdomain(hv(), &mut arg)?;
-    bound(arg.local_port, "interdomain", 0)
-}
-
-/// Binds a port to a virtual interrupt.
-pub fn bind_virq(virq: Virq, vcpu: u32) -> Result<Port> {
-    let mut arg = BindVirq { virq, vcpu: VcpuId::new(vcpu), ..BindVirq::default() };
-    stub::evtchn_bind_virq(hv(), &mut arg)?;
-    bound(arg.port, "virq", vcpu)
-}
-
-/// Binds a port to a physical interrupt.
-pub fn bind_pirq(pirq: Pirq) -> Result<Port> {
-    let mut arg = BindPirq { pirq, ..BindPirq::default() };
-    stub::evtchn_bind_pirq(hv(), &mut arg)?;
-    bound(arg.port, "pirq", 0)
-}
-
-/// Binds a port with which our vCPUs notify `vcpu`.
-pub fn bind_ipi(vcpu: u32) -> Result<Port> {
-    let mut arg = BindIpi { vcpu: VcpuId::new(vcpu), ..BindIpi::default() };
-    stub::evtchn_bind_ipi(hv(), &mut arg)?;
-    bound(arg.port, "ipi", vcpu)
-}
-
-/// Takes over a port that the toolstack allocated for us.
-pub fn adopt(port: Port) -> Result<Port> {
-    bound(port, "adopted", 0)
-}
-
 /// Moves a port to another vCPU.
 pub fn bind_vcpu(port: Port, vcpu: u32) -> Result<()> {
     let bind = || stub::evtchn_bind_vcpu(hv(), &BindVcpu { port, vcpu: VcpuId::new(vcpu) }).map(|_| ());
@@ -465,48 +429,4 @@ pub fn test_vector() {
 /// How often the per-vCPU vector came.
 pub fn test_vector_count() -> u64 {
     TEST_COUNT.load(Ordering::Relaxed)
-}
-
-/// A port in use, for reports.
-#[derive(Debug, Clone, Copy)]
-pub struct InUse {
-    /// The port.
-    pub port: Port,
-    /// What it is for.
-    pub name: &'static str,
-    /// Events taken.
-    pub count: u64,
-    /// Masked now?
-    pub masked: bool,
-}
-
-/// The ports in use.
-pub fn list() -> Vec<InUse> {
-    let mut out = Vec::new();
-    for (i, chunk) in SLOTS.iter().enumerate() {
-        if chunk.load(Ordering::Acquire).is_null() {
-            continue;
-        }
-        for k in 0..SLOTS_PER_CHUNK {
-            let number = i as u32 * SLOTS_PER_CHUNK + k;
-            let Some(slot) = slot(number) else { continue };
-            if !slot.bound.load(Ordering::Acquire) {
-                continue;
-            }
-            let masked = is_masked(Port::new(number));
-            let name = *slot.name.lock();
-            out.push(InUse {
-                port: Port::new(number),
-                name,
-                count: slot.count.load(Ordering::Relaxed),
-                masked,
-            });
-        }
-    }
-    out
-}
-
-/// How often a port's event was taken.
-pub fn count(port: Port) -> u64 {
-    slot(port.raw()).map_or(0, |s| s.count.load(Ordering::Relaxed))
 }

@@ -10,7 +10,9 @@
 //! Sources: Intel SDM volume 3, chapter 11 ("Advanced Programmable Interrupt Controller"), of which section 11.12 is
 //! the x2APIC mode; AMD64 manual volume 2, chapter 16.
 
+mod access;
 mod address;
+mod effect;
 mod local;
 mod msr;
 mod posted;
@@ -22,7 +24,8 @@ mod vectors;
 mod tests;
 
 pub use address::{Address, Destination};
-pub use local::{Effect, Fault, Ipi, IpiKind, LocalApic, Moment};
+pub use effect::{Effect, Fault, Ipi, IpiKind, Moment};
+pub use local::LocalApic;
 pub use msr::{MSR_BASE, MSR_DEADLINE, MSR_FIRST, MSR_LAST};
 pub use posted::{Message, Posted};
 pub use vectors::Vectors;

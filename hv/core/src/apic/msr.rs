@@ -1,7 +1,8 @@
 //! The local APIC by model-specific registers: x2APIC mode and the deadline.
 
 use super::address::Destination;
-use super::local::{Effect, Fault, Ipi, IpiKind, LocalApic, Moment};
+use super::effect::{Effect, Fault, Ipi, IpiKind, Moment};
+use super::local::LocalApic;
 use super::registers::*;
 use super::timer::{self, Mode};
 use crate::hw::TscTicks;

@@ -15,11 +15,17 @@ mod debug;
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
+mod exits;
+#[cfg(target_os = "none")]
 mod host;
 #[cfg(target_os = "none")]
 mod instr;
 #[cfg(target_os = "none")]
 mod msrs;
+#[cfg(target_os = "none")]
+mod registers;
+#[cfg(target_os = "none")]
+mod reset;
 #[cfg(target_os = "none")]
 mod segment;
 #[cfg(target_os = "none")]

@@ -15,73 +15,45 @@ use hv_core::hw::{
 
 use super::bitmaps::Bitmaps;
 use super::capability::Capability;
-use super::controls::{EntryControls, Pin, Primary, Secondary};
+use super::controls::{Pin, Primary, Secondary};
 use super::debug::DebugRegisters;
-use super::field::{self, Field};
+use super::exits::{BLOCKED, BLOCKED_BY_NMI, HAS_CODE, TYPE_EXCEPTION, TYPE_NMI, TYPE_SHIFT, VALID};
+use super::field;
 use super::instr::{self, read, write};
 use super::msrs::SwitchedMsrs;
-use super::reason::{self, Told};
+use super::reason;
 use super::{entry, failure, host, segment, structure::Structure};
 use crate::cpu::fpu::VectorState;
 use crate::cpu::io::rdtsc;
 use crate::cpu::percpu::PerCpu;
 use crate::cpu::tags::Tag;
-use crate::cpu::{machine_check, traps};
+use crate::cpu::traps;
 use crate::paging;
 
-/// CR0: extension type, numeric error, not write-through, cache disable.
-const CR0_ET: u64 = 1 << 4;
-const CR0_NE: u64 = 1 << 5;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-/// Unrestricted guests own these although VMX fixes them otherwise (section 24.8).
-const CR0_UNRESTRICTED: u64 = 1 | 1 << 31;
-const CR4_VMXE: u64 = 1 << 13;
-const EFER_LMA: u64 = 1 << 10;
-/// RFLAGS: bit 1 is always one; IF.
-const RFLAGS_ONE: u64 = 1 << 1;
+/// RFLAGS: interrupts are taken.
 const RFLAGS_IF: u64 = 1 << 9;
-const RFLAGS_TF: u64 = 1 << 8;
-/// Interruptibility (section 25.4.2): blocking by STI, by MOV SS; by NMI.
-const BLOCKED: u64 = 0b11;
-const BLOCKED_BY_NMI: u64 = 1 << 3;
-/// Pending debug exceptions: single step.
-const PENDING_STEP: u64 = 1 << 14;
-/// Interruption information (section 25.8.3).
-const VALID: u32 = 1 << 31;
-const HAS_CODE: u32 = 1 << 11;
-const TYPE_SHIFT: u32 = 8;
-const TYPE_NMI: u32 = 2;
-const TYPE_EXCEPTION: u32 = 3;
-/// Software interrupt, privileged software exception, software exception: they have an instruction length.
-const TYPES_WITH_LENGTH: [u32; 3] = [4, 5, 6];
-/// Bit 12 of the exit interruption information: NMI unblocking due to IRET.
-const UNBLOCKED_BY_IRET: u32 = 1 << 12;
 
 /// The preemption timer stands in for the machine's when the deadline is nearer than this, in ticks. An entry with it costs
 /// about 15 instructions more; a deadline that it reaches, some 30 fewer (the handler of an interrupt, and its end), and the
 /// machine's timer need not be set, which takes 20. So it gains as long as three entries or fewer come before the deadline.
 const SOON: u64 = 50_000;
 
-/// Exceptions that exit: #DB and #AC, whose delivery can loop for ever inside the processor, and #MC, the host's.
-const INTERCEPTED: u64 = 1 << 1 | 1 << 17 | 1 << 18;
-
 /// A virtual CPU on VT-x.
 pub struct Vcpu {
-    gprs: Gprs,
+    pub(super) gprs: Gprs,
     structure: Structure,
-    bitmaps: Box<Bitmaps>,
-    vector: VectorState,
-    msrs: SwitchedMsrs,
-    debug: DebugRegisters,
-    capability: &'static Capability,
+    pub(super) bitmaps: Box<Bitmaps>,
+    pub(super) vector: VectorState,
+    pub(super) msrs: SwitchedMsrs,
+    pub(super) debug: DebugRegisters,
+    pub(super) capability: &'static Capability,
     /// What HOST_RSP holds; 0 when the structure was cleared since.
     host_rsp: u64,
     /// The structure was launched since it was last clear.
     launched: bool,
     /// This CPU runs it: the structure is current, and the registers are in the CPU.
-    loaded: bool,
-    cr2: u64,
+    pub(super) loaded: bool,
+    pub(super) cr2: u64,
     /// The page of the local APIC's registers and the requests to it, of which the structure has the addresses.
     apic: Option<(Arc<RegisterPage>, Arc<Requests>)>,
     /// When the preemption timer is to end guest mode; 0 for never.
@@ -92,10 +64,10 @@ pub struct Vcpu {
     flush: bool,
     /// Copies of fields that decide often.
     pin: u32,
-    primary: u32,
-    entry_event: u32,
+    pub(super) primary: u32,
+    pub(super) entry_event: u32,
     /// What the guest sees of CR0 and CR4 where they are the hypervisor's.
-    shadows: [u64; 2],
+    pub(super) shadows: [u64; 2],
     /// The reason of the last exit.
     last: u16,
 }
@@ -133,7 +105,7 @@ impl Vcpu {
     }
 
     /// Runs `f` with the structure current, and puts back what was current before.
-    fn on_structure<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+    pub(super) fn on_structure<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
         if self.loaded {
             return f(self);
         }
@@ -147,63 +119,6 @@ impl Vcpu {
         self.structure.clear();
         self.launched = false;
         self.host_rsp = 0;
-    }
-
-    /// Everything that stays as it is.
-    fn set_up(&mut self) {
-        let c = self.capability;
-        write(field::PIN_CONTROLS, c.pin.into());
-        write(field::PRIMARY_CONTROLS, c.primary.into());
-        write(field::SECONDARY_CONTROLS, c.secondary.into());
-        write(field::EXIT_CONTROLS, c.exit.into());
-        write(field::ENTRY_CONTROLS, c.entry.into());
-        write(field::EXCEPTION_BITMAP, INTERCEPTED);
-        for zero in [
-            field::PAGE_FAULT_MASK,
-            field::PAGE_FAULT_MATCH,
-            field::CR3_TARGET_COUNT,
-            field::EXIT_MSR_STORE_COUNT,
-            field::EXIT_MSR_LOAD_COUNT,
-            field::ENTRY_MSR_LOAD_COUNT,
-            field::GUEST_DEBUGCTL,
-            field::TSC_OFFSET,
-            field::TPR_THRESHOLD,
-        ] {
-            write(zero, 0);
-        }
-        if c.delivers() {
-            for zero in [
-                field::GUEST_INTERRUPT_STATUS,
-                field::EOI_EXIT0,
-                field::EOI_EXIT1,
-                field::EOI_EXIT2,
-                field::EOI_EXIT3,
-            ] {
-                write(zero, 0);
-            }
-        }
-        write(field::VMCS_LINK, u64::MAX);
-        let (io_a, io_b, msr) = self.bitmaps.addresses(paging::direct_map_phys);
-        write(field::IO_BITMAP_A, io_a);
-        write(field::IO_BITMAP_B, io_b);
-        write(field::MSR_BITMAP, msr);
-        if c.secondary & super::controls::Secondary::PAUSE_LOOP.bits() != 0 {
-            // Ticks between two PAUSEs of one loop, and ticks that a loop may take before it exits.
-            write(field::PAUSE_GAP, 128);
-            write(field::PAUSE_WINDOW, 4096);
-        }
-        let [cr0, cr4] = self.owned();
-        write(field::CR0_MASK, cr0);
-        write(field::CR4_MASK, cr4);
-        host::write_constant();
-    }
-
-    /// The bits of CR0 and CR4 that are the hypervisor's.
-    #[inline]
-    const fn owned(&self) -> [u64; 2] {
-        let c = self.capability;
-        let cr0 = CR0_NW | CR0_CD | CR0_NE | (c.cr0.one & !CR0_UNRESTRICTED) | !c.cr0.may;
-        [cr0, c.cr4.one | !c.cr4.may | CR4_VMXE]
     }
 
     fn write_primary(&mut self, bit: Primary, on: bool) {
@@ -220,17 +135,6 @@ impl Vcpu {
             self.pin = wanted;
             write(field::PIN_CONTROLS, wanted.into());
         }
-    }
-
-    fn write_event(&mut self, info: u32, code: Option<u32>, length: u64) {
-        write(field::ENTRY_EVENT, info.into());
-        if let Some(code) = code {
-            write(field::ENTRY_EVENT_CODE, code.into());
-        }
-        if TYPES_WITH_LENGTH.contains(&(info >> TYPE_SHIFT & 7)) {
-            write(field::ENTRY_EVENT_LENGTH, length);
-        }
-        self.entry_event = info;
     }
 
     /// Makes the preemption timer end guest mode at the deadline: it counts from each entry on (section 26.5.1). Rounded
@@ -267,171 +171,6 @@ impl Vcpu {
         }
         self.tag = Some(fresh.tag);
         self.flush = false;
-    }
-
-    /// Puts an event back whose delivery the exit interrupted (section 28.2.4).
-    fn reinject(&mut self) {
-        let info = read(field::VECTORING_EVENT) as u32;
-        if info & VALID == 0 {
-            return;
-        }
-        let code = (info & HAS_CODE != 0).then(|| read(field::VECTORING_CODE) as u32);
-        // Bit 12 is undefined there and reserved in the entry field.
-        self.write_event(info & !(1 << 12), code, read(field::EXIT_INSTRUCTION_LENGTH));
-        if info >> TYPE_SHIFT & 7 == TYPE_NMI {
-            // The entry sets the blocking again; it must not be there before (section 27.3.1.5).
-            write(field::GUEST_INTERRUPTIBILITY, read(field::GUEST_INTERRUPTIBILITY) & !BLOCKED_BY_NMI);
-        }
-    }
-
-    /// Reads what this exit tells, and only that: every VMREAD counts.
-    fn told(&mut self, reason: u32) -> Told {
-        let mut told = Told { reason, ..Told::default() };
-        if reason & reason::ENTRY_FAILED != 0 {
-            told.qualification = read(field::EXIT_QUALIFICATION);
-            return told;
-        }
-        match reason as u16 {
-            reason::VMCALL
-            | reason::CPUID
-            | reason::HLT
-            | reason::INTERRUPT_WINDOW
-            | reason::NMI_WINDOW
-            | reason::PREEMPTION_TIMER
-            | reason::TPR_BELOW_THRESHOLD
-            | reason::PAUSE => {}
-            reason::APIC_WRITE => told.qualification = read(field::EXIT_QUALIFICATION),
-            reason::RDMSR | reason::WRMSR => {
-                told.registers = (self.gprs.rax, self.gprs.rcx, self.gprs.rdx);
-            }
-            reason::EXTERNAL_INTERRUPT if self.capability.acknowledges() => {
-                traps::taken(read(field::EXIT_EVENT) as u8);
-            }
-            reason::EXTERNAL_INTERRUPT => traps::take_interrupts(),
-            reason::EXCEPTION_OR_NMI => {
-                told.event = (read(field::EXIT_EVENT) as u32, read(field::EXIT_EVENT_CODE) as u32);
-                if !self.host_exception(told.event.0) {
-                    told.reason = reason::EXTERNAL_INTERRUPT.into();
-                }
-                self.reinject();
-            }
-            reason::EPT_VIOLATION | reason::EPT_MISCONFIGURATION => {
-                told.qualification = read(field::EXIT_QUALIFICATION);
-                told.guest_physical = read(field::GUEST_PHYSICAL_ADDRESS);
-                told.guest_linear = read(field::GUEST_LINEAR_ADDRESS);
-                self.reinject();
-                // An IRET that faulted had already unblocked NMIs: block them again (section 28.2.3).
-                if told.qualification & u64::from(UNBLOCKED_BY_IRET) != 0 && self.entry_event & VALID == 0 {
-                    write(
-                        field::GUEST_INTERRUPTIBILITY,
-                        read(field::GUEST_INTERRUPTIBILITY) | BLOCKED_BY_NMI,
-                    );
-                }
-            }
-            reason::TASK_SWITCH => {
-                told.qualification = read(field::EXIT_QUALIFICATION);
-            }
-            _ => {
-                told.qualification = read(field::EXIT_QUALIFICATION);
-                self.reinject();
-            }
-        }
-        told
-    }
-
-    /// NMIs and machine checks are the host's: it takes them before anything else happens. Whether the guest has to do
-    /// with it.
-    fn host_exception(&self, info: u32) -> bool {
-        let kind = info >> TYPE_SHIFT & 7;
-        if kind == TYPE_NMI {
-            // SAFETY: the handler of NMI only records; its IRET ends the blocking of further NMIs.
-            unsafe { core::arch::asm!("int 2") };
-        } else if kind == TYPE_EXCEPTION && info as u8 == reason::MACHINE_CHECK {
-            return machine_check::judge() == Exit::MachineCheck;
-        }
-        true
-    }
-
-    fn reg_field(register: Reg) -> Option<Field> {
-        Some(match register {
-            Reg::Rip => field::GUEST_RIP,
-            Reg::Rsp => field::GUEST_RSP,
-            Reg::Rflags => field::GUEST_RFLAGS,
-            Reg::Cr3 => field::GUEST_CR3,
-            Reg::Dr7 => field::GUEST_DR7,
-            Reg::Efer => field::GUEST_EFER,
-            Reg::SysenterCs => field::GUEST_SYSENTER_CS,
-            Reg::SysenterEsp => field::GUEST_SYSENTER_ESP,
-            Reg::SysenterEip => field::GUEST_SYSENTER_EIP,
-            Reg::Pat => field::GUEST_PAT,
-            _ => return None,
-        })
-    }
-
-    /// A control register as the guest sees it: its own bits from the register, the hypervisor's from the shadow.
-    const fn visible(actual: u64, shadow: u64, mask: u64) -> u64 {
-        (actual & !mask) | (shadow & mask)
-    }
-
-    fn read_reg(&self, register: Reg) -> u64 {
-        match register {
-            Reg::Cr0 => Self::visible(read(field::GUEST_CR0), self.shadows[0], self.owned()[0]),
-            Reg::Cr4 => Self::visible(read(field::GUEST_CR4), self.shadows[1], self.owned()[1]),
-            _ => match Self::reg_field(register) {
-                Some(field) => read(field),
-                None => self.msrs.get(register, self.loaded).unwrap_or(0),
-            },
-        }
-    }
-
-    fn write_reg(&mut self, register: Reg, value: u64) {
-        match register {
-            Reg::Cr0 => {
-                // Unrestricted guests may clear PE and PG; the rest of the fixed bits is kept, and caches stay on.
-                let fixed = self.capability.cr0.apply(value);
-                let free = CR0_UNRESTRICTED;
-                let actual = (fixed & !free) | (value & free) | CR0_ET;
-                write(field::GUEST_CR0, actual & !(CR0_NW | CR0_CD));
-                self.shadows[0] = value | CR0_ET;
-                write(field::CR0_SHADOW, self.shadows[0]);
-            }
-            Reg::Cr4 => {
-                write(field::GUEST_CR4, self.capability.cr4.apply(value) | CR4_VMXE);
-                self.shadows[1] = value;
-                write(field::CR4_SHADOW, value);
-            }
-            Reg::Efer => {
-                write(field::GUEST_EFER, value);
-                // VM entry wants its control to agree with EFER.LMA (section 27.3.1.1).
-                let control = EntryControls::IA32E.bits();
-                let on = value & EFER_LMA != 0;
-                let entry = self.capability.entry;
-                write(field::ENTRY_CONTROLS, u64::from(if on { entry | control } else { entry & !control }));
-            }
-            Reg::Rflags => write(field::GUEST_RFLAGS, value | RFLAGS_ONE),
-            _ => match Self::reg_field(register) {
-                Some(field) => write(field, value),
-                None => self.msrs.set(register, value, self.loaded),
-            },
-        }
-    }
-
-    fn advance(&mut self, bytes: u64) {
-        let before = read(field::GUEST_RIP);
-        let mut rip = before.wrapping_add(bytes);
-        // Outside of 64-bit code it wraps at 4 GiB.
-        if before >> 32 == 0 && rip >> 32 != 0 && read(field::GUEST_CS_RIGHTS) & 1 << 13 == 0 {
-            rip &= 0xffff_ffff;
-        }
-        write(field::GUEST_RIP, rip);
-        let blocked = read(field::GUEST_INTERRUPTIBILITY);
-        if blocked & BLOCKED != 0 {
-            write(field::GUEST_INTERRUPTIBILITY, blocked & !BLOCKED);
-        }
-        if read(field::GUEST_RFLAGS) & RFLAGS_TF != 0 {
-            // The instruction is done, so its single-step trap is due.
-            write(field::GUEST_PENDING_DEBUG, read(field::GUEST_PENDING_DEBUG) | PENDING_STEP);
-        }
     }
 }
 
@@ -639,39 +378,7 @@ impl VcpuHw for Vcpu {
     }
 
     fn reset(&mut self) {
-        self.gprs = Gprs::default();
-        self.vector.reset();
-        self.debug = DebugRegisters::default();
-        self.msrs = SwitchedMsrs::default();
-        self.cr2 = 0;
-        self.on_structure(|vcpu| {
-            for segment in segment::ALL {
-                segment::write(segment, segment::at_reset(segment));
-            }
-            vcpu.write_reg(Reg::Efer, 0);
-            vcpu.write_reg(Reg::Cr0, CR0_ET);
-            vcpu.write_reg(Reg::Cr4, 0);
-            vcpu.write_reg(Reg::Rflags, 0);
-            for (register, value) in [
-                (field::GUEST_CR3, 0),
-                (field::GUEST_RIP, 0xfff0),
-                (field::GUEST_RSP, 0),
-                (field::GUEST_DR7, 0x400),
-                (field::GUEST_PAT, 0x0007_0406_0007_0406),
-                (field::GUEST_SYSENTER_CS, 0),
-                (field::GUEST_SYSENTER_ESP, 0),
-                (field::GUEST_SYSENTER_EIP, 0),
-                (field::GUEST_INTERRUPTIBILITY, 0),
-                (field::GUEST_ACTIVITY, 0),
-                (field::GUEST_PENDING_DEBUG, 0),
-                (field::ENTRY_EVENT, 0),
-            ] {
-                write(register, value);
-            }
-            vcpu.entry_event = 0;
-            vcpu.primary = vcpu.capability.primary;
-            write(field::PRIMARY_CONTROLS, vcpu.primary.into());
-        });
+        self.reset_all();
     }
 
     fn set_nested_root(&mut self, root: HostPhys) {
