@@ -179,28 +179,21 @@ fn bytes<P: Platform>(cx: &Cx<'_, P>, at: usize) -> Result<GuestBytes> {
     Ok(GuestBytes { at: pointer(cx, at + 1), len })
 }
 
-impl Decode for Text {
-    type Value = GuestBytes;
-    type Handed<'a> = GuestBytes;
+macro_rules! bytes {
+    ($($kind:ident)*) => {$(
+        impl Decode for $kind {
+            type Value = GuestBytes;
+            type Handed<'a> = GuestBytes;
 
-    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<GuestBytes> {
-        bytes(cx, at)
-    }
+            fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<GuestBytes> {
+                bytes(cx, at)
+            }
 
-    fn hand(value: &mut GuestBytes) -> GuestBytes {
-        *value
-    }
+            fn hand(value: &mut GuestBytes) -> GuestBytes {
+                *value
+            }
+        }
+    )*};
 }
 
-impl Decode for Buffer {
-    type Value = GuestBytes;
-    type Handed<'a> = GuestBytes;
-
-    fn decode<P: Platform>(cx: &mut Cx<'_, P>, at: usize) -> Result<GuestBytes> {
-        bytes(cx, at)
-    }
-
-    fn hand(value: &mut GuestBytes) -> GuestBytes {
-        *value
-    }
-}
+bytes!(Text Buffer);

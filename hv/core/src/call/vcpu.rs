@@ -3,7 +3,7 @@
 use super::Reply;
 use super::cx::{After, Cx};
 use super::timer::set_single;
-use crate::hw::{PAGE_BYTES, Platform, VcpuHw};
+use crate::hw::{HostPhys, PAGE_BYTES, Platform, VcpuHw};
 use crate::mem::PageRef;
 use crate::time::{GuestArea, publish_clock, publish_runstate, runstate_info};
 use crate::vcpu::{Reason, StartState, Vcpu, kick, notify};
@@ -111,6 +111,10 @@ fn unpin_all<P: Platform>(cx: &Cx<'_, P>, pages: [Option<PageRef>; 2]) {
     pages.into_iter().flatten().for_each(|page| cx.unpin(cx.domain, page));
 }
 
+fn give_up<P: Platform>(cx: &Cx<'_, P>, area: Option<GuestArea>) {
+    area.into_iter().for_each(|area| unpin_all(cx, area.into_pages()));
+}
+
 pub(super) fn vcpu_register_runstate<P: Platform>(
     cx: &mut Cx<'_, P>,
     id: VcpuId,
@@ -127,9 +131,7 @@ pub(super) fn vcpu_register_runstate<P: Platform>(
         vcpu.has_runstate_area.store(new.is_some(), Ordering::Relaxed);
         core::mem::replace(&mut areas.runstate, new)
     };
-    if let Some(old) = old {
-        unpin_all(cx, old.into_pages());
-    }
+    give_up(cx, old);
     Ok(0)
 }
 
@@ -140,24 +142,17 @@ pub(super) fn vcpu_register_time<P: Platform>(
 ) -> Reply {
     let vcpu = target(cx, id)?;
     let new = area(cx, register.addr, size_of::<VcpuTimeInfo>() as u64)?;
-    if let Some(area) = new {
+    if let Some(area) = &new {
         // The clock's parameters never change, so it is written once; the place must be within a page.
-        let Some(at) = area.at(0).filter(|at| at.offset() + size_of::<VcpuTimeInfo>() as u64 <= PAGE_BYTES)
-        else {
-            unpin_all(cx, area.into_pages());
+        let fits = |at: &HostPhys| at.offset() + size_of::<VcpuTimeInfo>() as u64 <= PAGE_BYTES;
+        let Some(at) = area.at(0).filter(fits) else {
+            give_up(cx, new);
             return Err(Errno::EINVAL.into());
         };
         publish_clock(cx.system.memory(), at, &cx.system.clock, cx.system.platform.tsc());
-        let old = vcpu.areas.lock().clock.replace(area);
-        if let Some(old) = old {
-            unpin_all(cx, old.into_pages());
-        }
-    } else {
-        let old = vcpu.areas.lock().clock.take();
-        if let Some(old) = old {
-            unpin_all(cx, old.into_pages());
-        }
     }
+    let old = core::mem::replace(&mut vcpu.areas.lock().clock, new);
+    give_up(cx, old);
     Ok(0)
 }
 

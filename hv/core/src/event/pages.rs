@@ -87,6 +87,12 @@ impl Inner {
     }
 }
 
+/// The offset of a structure that is aligned and within its page.
+fn fitting<T>(offset: u32) -> Option<u64> {
+    let offset = u64::from(offset);
+    (offset.is_multiple_of(8) && offset <= PAGE_BYTES - size_of::<T>() as u64).then_some(offset)
+}
+
 impl EventTable {
     /// Moves the `vcpu_info` of a virtual CPU to a place that the guest registered, which it may do once. The virtual
     /// CPU is told to look for events, because it may not have seen those that came to the old place.
@@ -97,10 +103,7 @@ impl EventTable {
         page: PageRef,
         offset: u32,
     ) -> core::result::Result<Wake, Refused> {
-        let offset = u64::from(offset);
-        if !offset.is_multiple_of(8) || offset > PAGE_BYTES - size_of::<VcpuInfo>() as u64 {
-            return Err((Errno::EINVAL, page));
-        }
+        let Some(offset) = fitting::<VcpuInfo>(offset) else { return Err((Errno::EINVAL, page)) };
         self.keep(memory, page, |inner, page| inner.move_info(memory, vcpu, page.at(offset)))
     }
 
@@ -113,10 +116,7 @@ impl EventTable {
         page: PageRef,
         offset: u32,
     ) -> core::result::Result<u8, Refused> {
-        let offset = u64::from(offset);
-        if !offset.is_multiple_of(8) || offset > PAGE_BYTES - size_of::<ControlBlock>() as u64 {
-            return Err((Errno::EINVAL, page));
-        }
+        let Some(offset) = fitting::<ControlBlock>(offset) else { return Err((Errno::EINVAL, page)) };
         self.keep(memory, page, |inner, page| inner.set_control(memory, vcpu, page.at(offset)))?;
         Ok(WIDTH_OF_LINKS)
     }

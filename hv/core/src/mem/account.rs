@@ -12,13 +12,13 @@ pub struct OverQuota;
 #[derive(Debug)]
 pub struct PageAccount {
     total: AtomicU64,
-    maximum: AtomicU64,
+    maximum: Pages,
 }
 
 impl PageAccount {
     /// An account without pages.
     pub const fn new(maximum: Pages) -> Self {
-        Self { total: AtomicU64::new(0), maximum: AtomicU64::new(maximum.raw()) }
+        Self { total: AtomicU64::new(0), maximum }
     }
 
     /// How many pages the domain has.
@@ -27,18 +27,13 @@ impl PageAccount {
     }
 
     /// How many it may have.
-    pub fn maximum(&self) -> Pages {
-        Pages::new(self.maximum.load(Relaxed))
-    }
-
-    /// Changes how many it may have; it keeps what it has.
-    pub fn set_maximum(&self, maximum: Pages) {
-        self.maximum.store(maximum.raw(), Relaxed);
+    pub const fn maximum(&self) -> Pages {
+        self.maximum
     }
 
     /// The domain gets `pages` more.
     pub fn charge(&self, pages: Pages) -> Result<(), OverQuota> {
-        let maximum = self.maximum.load(Relaxed);
+        let maximum = self.maximum.raw();
         let more = |total: u64| total.checked_add(pages.raw()).filter(|total| *total <= maximum);
         self.total.fetch_update(Relaxed, Relaxed, more).map(drop).map_err(|_| OverQuota)
     }

@@ -3,7 +3,7 @@
 //! The handlers of the hypercalls read the arrays of a guest in batches, call these for a batch, and remember how far
 //! they came: that number is the cursor from which a preempted call goes on.
 
-use super::departures::BATCH;
+use super::departures::{BATCH, Departures};
 use super::frame::{Ram, SharedPage};
 use super::physmap::DomainMemory;
 use crate::grant::GrantTable;
@@ -121,20 +121,30 @@ pub fn add_to_physmap<F: EntryFormat, M: PhysMemory>(
     gpfn: Gfn,
     kick: impl FnOnce(u64),
 ) -> Result<()> {
-    let mut guard = memory.write();
-    let mut out = guard.departures();
-    let result = match map_space {
-        space::SHARED_INFO if idx == 0 => guard.map_special(ram, gpfn, specials.shared_info, &mut out),
+    change(ram, memory, kick, |guard, out| match map_space {
+        space::SHARED_INFO if idx == 0 => guard.map_special(ram, gpfn, specials.shared_info, out),
         space::GRANT_TABLE => {
-            specials.grants.with_frame(ram, idx, |page| guard.map_special(ram, gpfn, page, &mut out))
+            specials.grants.with_frame(ram, idx, |page| guard.map_special(ram, gpfn, page, out))
         }
-        space::GMFN | space::GMFN_RANGE => guard.move_page(ram, Gfn::new(idx), gpfn, &mut out),
+        space::GMFN | space::GMFN_RANGE => guard.move_page(ram, Gfn::new(idx), gpfn, out),
         space::SHARED_INFO => Err(Errno::EINVAL),
         // Mapping another domain's memory without a grant is for no role here.
         space::GMFN_FOREIGN => Err(Errno::EPERM),
         space::DEV_MMIO => Err(Errno::EOPNOTSUPP),
         _ => Err(Errno::ENOSYS),
-    };
+    })
+}
+
+/// Changes a domain's physmap, and then does what is owed for it.
+fn change<F: EntryFormat, M: PhysMemory>(
+    ram: Ram<'_, M>,
+    memory: &RwLock<DomainMemory<F>>,
+    kick: impl FnOnce(u64),
+    work: impl FnOnce(&mut DomainMemory<F>, &mut Departures) -> Result<()>,
+) -> Result<()> {
+    let mut guard = memory.write();
+    let mut out = guard.departures();
+    let result = work(&mut guard, &mut out);
     drop(guard);
     out.finish(ram, kick);
     result
@@ -148,12 +158,7 @@ pub fn map_counters<F: EntryFormat, M: PhysMemory>(
     gpfn: Gfn,
     kick: impl FnOnce(u64),
 ) -> Result<()> {
-    let mut guard = memory.write();
-    let mut out = guard.departures();
-    let result = guard.map_counters(ram, gpfn, page, &mut out);
-    drop(guard);
-    out.finish(ram, kick);
-    result
+    change(ram, memory, kick, |guard, out| guard.map_counters(ram, gpfn, page, out))
 }
 
 /// Empties a place of a domain's physmap (`XENMEM_remove_from_physmap`): memory of its own is given back.
@@ -163,13 +168,8 @@ pub fn remove_from_physmap<F: EntryFormat, M: PhysMemory>(
     gpfn: Gfn,
     kick: impl FnOnce(u64),
 ) -> Result<()> {
-    let mut guard = memory.write();
-    if guard.translate(ram.memory, gpfn).is_none() {
-        return Err(Errno::ENOENT);
-    }
-    let mut out = guard.departures();
-    let result = guard.vacate(ram, gpfn, &mut out);
-    drop(guard);
-    out.finish(ram, kick);
-    result
+    change(ram, memory, kick, |guard, out| match guard.translate(ram.memory, gpfn) {
+        Some(_) => guard.vacate(ram, gpfn, out),
+        None => Err(Errno::ENOENT),
+    })
 }

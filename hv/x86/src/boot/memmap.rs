@@ -79,11 +79,6 @@ impl MemoryMap {
         self.entries.iter().take(self.len).copied()
     }
 
-    /// One past the last byte of RAM.
-    pub fn end_of_ram(&self) -> u64 {
-        self.iter().filter(|(_, kind)| *kind != Kind::Reserved).map(|(range, _)| range.end).max().unwrap_or(0)
-    }
-
     /// Bytes of usable RAM.
     pub fn usable_bytes(&self) -> u64 {
         self.iter().filter(|(_, kind)| *kind == Kind::Usable).map(|(range, _)| range.len()).sum()

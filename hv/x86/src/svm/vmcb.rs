@@ -230,7 +230,6 @@ pub mod code {
     pub const SMI: u64 = 0x62;
     pub const INIT: u64 = 0x63;
     pub const VINTR: u64 = 0x64;
-    pub const CR0_SELECTIVE: u64 = 0x65;
     pub const RDTSC: u64 = 0x6e;
     pub const RDPMC: u64 = 0x6f;
     pub const CPUID: u64 = 0x72;

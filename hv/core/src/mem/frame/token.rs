@@ -57,41 +57,29 @@ pub struct PageRef {
     pub(super) mfn: Mfn,
 }
 
-impl HeldFrames {
-    /// The first frame.
-    pub const fn mfn(&self) -> Mfn {
-        self.first
-    }
+macro_rules! frames {
+    ($($name:ident)*) => {$(
+        impl $name {
+            /// The first frame.
+            pub const fn mfn(&self) -> Mfn {
+                self.first
+            }
 
-    /// How many frames.
-    pub const fn count(&self) -> u64 {
-        self.count
-    }
+            /// How many frames.
+            pub const fn count(&self) -> u64 {
+                self.count
+            }
 
-    pub(super) fn consume(self) -> (Mfn, u64) {
-        let parts = (self.first, self.count);
-        core::mem::forget(self);
-        parts
-    }
+            pub(super) fn consume(self) -> (Mfn, u64) {
+                let parts = (self.first, self.count);
+                core::mem::forget(self);
+                parts
+            }
+        }
+    )*};
 }
 
-impl ZeroedFrames {
-    /// The first frame.
-    pub const fn mfn(&self) -> Mfn {
-        self.first
-    }
-
-    /// How many frames.
-    pub const fn count(&self) -> u64 {
-        self.count
-    }
-
-    pub(super) fn consume(self) -> (Mfn, u64) {
-        let parts = (self.first, self.count);
-        core::mem::forget(self);
-        parts
-    }
-}
+frames!(HeldFrames ZeroedFrames);
 
 macro_rules! one_frame {
     ($($name:ident)*) => {$(

@@ -164,50 +164,30 @@ impl<F: EntryFormat> Npt<F> {
         Ok(())
     }
 
-    /// Replaces the leaf that maps `gfn` (split to `size` before, so not larger); the caller owes a flush.
-    fn replace<M: PhysMemory>(
-        &mut self,
-        memory: &M,
-        gfn: Gfn,
-        with: impl FnOnce(PageSize, Mfn, CachePolicy) -> u64,
-    ) -> bool {
-        if gfn >= GFN_END {
-            return false;
-        }
-        let mut table = self.root;
-        for level in [4, 3, 2, 1] {
-            match Self::read(memory, table, level, gfn) {
-                Entry::Empty => return false,
-                Entry::Table(next) => table = next,
-                Entry::Leaf { mfn, cache, .. } => {
-                    let Some(size) = size_of_level(level) else { return false };
-                    Self::write(memory, table, level, gfn, with(size, mfn, cache));
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
     /// Takes away the whole leaf that maps `gfn`; false if there is none. The caller owes a flush.
     pub fn unmap<M: PhysMemory>(&mut self, memory: &M, gfn: Gfn) -> bool {
-        self.replace(memory, gfn, |_, _, _| F::EMPTY)
+        self.take(memory, gfn).is_some()
     }
 
     /// Takes away the whole leaf that maps `gfn`, and tells what it mapped from its first frame number on. The caller owes
     /// a flush.
     pub fn take<M: PhysMemory>(&mut self, memory: &M, gfn: Gfn) -> Option<(Mfn, PageSize)> {
-        let mut taken = None;
-        self.replace(memory, gfn, |size, mfn, _| {
-            taken = Some((mfn, size));
-            F::EMPTY
-        });
-        taken
-    }
-
-    /// Changes the rights of the whole leaf that maps `gfn`; false if there is none. The caller owes a flush.
-    pub fn protect<M: PhysMemory>(&mut self, memory: &M, gfn: Gfn, rights: Rights) -> bool {
-        self.replace(memory, gfn, |size, mfn, cache| F::leaf(size, mfn, rights, cache))
+        if gfn >= GFN_END {
+            return None;
+        }
+        let mut table = self.root;
+        for level in [4, 3, 2, 1] {
+            match Self::read(memory, table, level, gfn) {
+                Entry::Empty => return None,
+                Entry::Table(next) => table = next,
+                Entry::Leaf { mfn, .. } => {
+                    let size = size_of_level(level)?;
+                    Self::write(memory, table, level, gfn, F::EMPTY);
+                    return Some((mfn, size));
+                }
+            }
+        }
+        None
     }
 
     /// Frees tables, leaves and all, until none but the root is left: then true. No more than `budget` tables are freed

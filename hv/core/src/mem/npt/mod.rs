@@ -190,11 +190,6 @@ impl<F: EntryFormat> Npt<F> {
         self.tables
     }
 
-    /// Changes how many tables there may be.
-    pub const fn set_most_tables(&mut self, most: u64) {
-        self.most_tables = most;
-    }
-
     #[inline(always)]
     fn read<M: PhysMemory>(memory: &M, table: Mfn, level: u8, gfn: Gfn) -> Entry {
         F::decode(level, memory.u64_at(slot(table, index(gfn, level))).load(Relaxed))

@@ -131,7 +131,7 @@ impl<F: EntryFormat> DomainMemory<F> {
     }
 
     /// The largest page at `at` that ends before `end` and is no larger than `size`.
-    pub(super) fn fitting(at: Gfn, end: Gfn, size: PageSize) -> PageSize {
+    fn fitting(at: Gfn, end: Gfn, size: PageSize) -> PageSize {
         [PageSize::G1, PageSize::M2]
             .into_iter()
             .find(|try_size| {

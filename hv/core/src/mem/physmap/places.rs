@@ -5,7 +5,7 @@ use crate::hw::{CachePolicy, EntryFormat, Mfn, Order, PageSize, PhysMemory, Righ
 use crate::mem::departures::Departures;
 use crate::mem::flush::Flush;
 use crate::mem::frame::{FrameState, NO_GFN, PageRef, Ram, SharedPage};
-use crate::mem::npt::{GFN_END, Run};
+use crate::mem::npt::Run;
 use pv_abi::ids::Gfn;
 use pv_abi::{Errno, Result};
 
@@ -137,26 +137,5 @@ impl<F: EntryFormat> DomainMemory<F> {
         let run = Run { gfn, mfn, count, largest: PageSize::M2 };
         self.npt.map_run(ram, run, Rights::READ_WRITE, CachePolicy::Device)?;
         Ok(())
-    }
-
-    /// Unmaps the device registers at these places.
-    pub fn unmap_device<M: PhysMemory>(&mut self, ram: Ram<'_, M>, gfn: Gfn, count: u64) -> Result<Flush> {
-        let end = gfn.checked_add(count).filter(|end| *end <= GFN_END).ok_or(Errno::EINVAL)?;
-        let mut at = gfn;
-        let mut flush = Flush::NONE;
-        while at < end {
-            let size = match self.occupant(ram, at) {
-                Occupant::Device(mapping) => Self::fitting(at, end, mapping.size),
-                _ => {
-                    at = Gfn::new(at.raw() + 1);
-                    continue;
-                }
-            };
-            self.npt.split(ram, at, size)?;
-            self.npt.unmap(ram.memory, at);
-            flush = flush.and(self.generation.advance());
-            at = Gfn::new(at.raw() + size.pages());
-        }
-        Ok(flush)
     }
 }

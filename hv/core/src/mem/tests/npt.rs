@@ -154,7 +154,6 @@ fn the_walk_over_mappings_finds_each_leaf_and_can_be_interrupted() {
 enum Step {
     Map(u64, u64, u64),
     Unmap(u64),
-    Protect(u64),
     Split(u64),
 }
 
@@ -167,7 +166,6 @@ fn step() -> impl Strategy<Value = Step> {
         (Just(0x200), prop_oneof![Just(0x200u64), Just(0x400)], Just(512))
             .prop_map(|(g, m, c)| Step::Map(g, m, c)),
         gfn().prop_map(Step::Unmap),
-        gfn().prop_map(Step::Protect),
         gfn().prop_map(Step::Split),
     ]
 }
@@ -197,11 +195,6 @@ proptest! {
                     let taken = npt.take(&fixture.memory, Gfn::new(gfn));
                     let was = model.remove(&gfn).map(|(mfn, _)| (Mfn::new(mfn), PageSize::K4));
                     prop_assert_eq!(taken, was);
-                }
-                Step::Protect(gfn) => {
-                    npt.split(ram, Gfn::new(gfn), PageSize::K4).unwrap();
-                    let there = model.get_mut(&gfn).map(|entry| entry.1 = false).is_some();
-                    prop_assert_eq!(npt.protect(&fixture.memory, Gfn::new(gfn), Rights::READ), there);
                 }
                 Step::Split(gfn) => npt.split(ram, Gfn::new(gfn), PageSize::K4).unwrap(),
             }
