@@ -340,6 +340,17 @@ mod tests {
             "cargo xtask bench micro --quick"
         );
         assert_eq!(command(&options(&["--emulator", "bochs"])), "cargo xtask bench --emulator bochs");
+        assert_eq!(
+            command(&options(&["blk", "--only", "by the", "--peer", "xen", "--guest", "linux"])),
+            "cargo xtask bench blk --only 'by the' --peer xen --guest linux"
+        );
+    }
+
+    #[test]
+    fn only_some_machines_are_wanted() {
+        let some = options(&["net", "--only", "queues"]);
+        assert!(is_wanted(&some, "net with 2 queues") && !is_wanted(&some, "net to the host"));
+        assert!(has(&some, Area::Net) && !has(&some, Area::Blk) && has(&options(&[]), Area::Blk));
     }
 
     #[test]
