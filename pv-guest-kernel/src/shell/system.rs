@@ -35,6 +35,9 @@ pub const COMMANDS: &[Command] = &[
     ),
 ];
 
+/// The column in which `help` explains commands.
+const USAGE: usize = 42;
+
 async fn help(args: Args) -> Outcome {
     args.at_most(1)?;
     if let Some(name) = args.get(0) {
@@ -45,7 +48,12 @@ async fn help(args: Args) -> Outcome {
         return Ok(());
     }
     for c in super::commands() {
-        println!("{:<42} {}", c.usage, c.about);
+        // A long one has a line of its own, so that all explanations stand below each other.
+        if c.usage.len() > USAGE {
+            println!("{}", c.usage);
+        }
+        let usage = if c.usage.len() > USAGE { "" } else { c.usage };
+        println!("{usage:<USAGE$} {}", c.about);
     }
     println!("\nCommands are separated by `;`, `&&` or `||`. Ctrl-C ends one. Sizes may end in K, M or G.");
     Ok(())
