@@ -94,8 +94,10 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
     use std::vec::Vec;
 
-    /// "Verifying the RSS Hash Calculation" (Microsoft, Windows driver documentation): the key, and for each packet its
-    /// destination, its source, the hash of its addresses, and of its addresses and ports.
+    /// "Verifying the RSS Hash Calculation" (Microsoft, Windows driver documentation,
+    /// <https://learn.microsoft.com/windows-hardware/drivers/network/verifying-the-rss-hash-calculation>), which is also the
+    /// "RSS Verification Suite" of Intel's 82599 datasheet, section 7.1.2.8.3: the key, and for each packet its destination,
+    /// its source, the hash of its addresses, and of its addresses and ports.
     const KEY: [u8; 40] = [
         0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
         0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,

@@ -32,6 +32,8 @@ pub struct UplinkCounters {
     pub bad: u64,
     /// Packets for which the card had no buffer.
     pub missed: u64,
+    /// Interrupts.
+    pub interrupts: u64,
 }
 
 /// A network card, or anything else that takes and gives Ethernet packets. Nothing waits.

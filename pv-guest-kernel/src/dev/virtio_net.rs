@@ -2,10 +2,15 @@
 //!
 //! Packets lie in the queues' own buffers, into and out of which their users copy; no offloads are used, since what is
 //! behind the device (a user-mode network, for one) does not always have them. One pair of queues, one MSI-X entry for both.
+//!
+//! What was sent is taken back when its buffers are needed, so the device interrupts for it only while somebody waits for
+//! one. Invariant: [`Uplink::acquire`] gives nothing only while such interrupts are on, and they go off only in
+//! [`Uplink::acknowledge`], after which all who wait try again.
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{Ordering, fence};
 
 use bitflags::bitflags;
 use pv_drivers::net::{Offload, Uplink, UplinkBuffer, UplinkCounters};
@@ -112,7 +117,8 @@ impl VirtioNet {
         let mac =
             transport.read_config_space::<[u8; 6]>(0).map_err(|_| "it does not tell its hardware address")?;
         let receive = Half::new(&mut transport, RECEIVE)?;
-        let send = Half::new(&mut transport, SEND)?;
+        let mut send = Half::new(&mut transport, SEND)?;
+        send.queue.set_dev_notify(false);
         virtio::set_vector(function, RECEIVE, 0)?;
         virtio::set_vector(function, SEND, 0)?;
         transport.finish_init();
@@ -185,8 +191,19 @@ impl Uplink<Pages> for VirtioNet {
         self.counters
     }
 
+    fn acknowledge(&mut self) {
+        self.counters.interrupts += 1;
+        self.send.queue.set_dev_notify(false);
+    }
+
     fn acquire(&mut self) -> Option<UplinkBuffer<Pages>> {
         if self.send.free.is_empty() {
+            self.reap();
+        }
+        if self.send.free.is_empty() {
+            self.send.queue.set_dev_notify(true);
+            // The device reads the wish after it has written what it took (section 2.7.10); so the other way round here.
+            fence(Ordering::SeqCst);
             self.reap();
         }
         let buffer = self.send.free.pop()?;

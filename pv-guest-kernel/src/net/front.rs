@@ -70,7 +70,6 @@ impl Link for FrontLink {
     fn poll(&mut self) -> bool {
         let (waits, wants_store) = {
             let mut front = self.shared.front.lock();
-            front.kick();
             (front.poll(), front.wants_store())
         };
         if wants_store {

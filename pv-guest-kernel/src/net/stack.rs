@@ -12,7 +12,7 @@ use core::task::Poll;
 use core::time::Duration;
 
 use pv_drivers::net::NetCounters;
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::{AnySocket, dhcpv4};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
@@ -29,6 +29,9 @@ use crate::xen::clock;
 const ROUNDS: usize = 32;
 /// The first of the ports that are given to connections made here (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49152;
+
+/// How long timers of sockets may be late while the link has no room.
+const NO_ROOM: Duration = Duration::from_millis(100);
 
 /// How often somebody is asked who does not answer.
 const PROBES: usize = 30;
@@ -225,30 +228,55 @@ impl Stack {
         }
     }
 
-    /// Polls until nothing changes; how long it can rest then.
+    /// Polls until nothing is left to do; how long it can rest then.
     async fn rounds(&self) -> Option<Duration> {
         loop {
+            self.inner.lock().device.link.poll();
             for _ in 0..ROUNDS {
                 let mut inner = self.inner.lock();
                 let Inner { interface, sockets, device, dhcp, .. } = &mut *inner;
                 device.probe.own = interface.ipv4_addr();
-                device.link.poll();
-                let changed = interface.poll(now(), device, sockets) == PollResult::SocketStateChanged;
+                // Takes and sends until the link has no more of either, or the sockets: `poll_delay` tells if they have.
+                interface.poll(now(), device, sockets);
                 // What came meanwhile is taken in another round, if its answers have room.
-                let waits = device.link.poll() && device.link.can_send();
+                let has_come = device.link.poll();
+                let has_room = device.link.can_send();
                 let configured = dhcp
                     .is_some_and(|h| addresses::follow(interface, sockets.get_mut::<dhcpv4::Socket<'_>>(h)));
-                let delay = interface.poll_delay(now(), sockets);
+                let delay = interface.poll_delay(now(), sockets).map(Duration::from);
                 drop(inner);
                 if configured {
                     self.addresses.raise();
                 }
-                if !changed && !configured && !waits && delay.is_none_or(|delay| delay.total_micros() > 0) {
-                    return delay.map(Into::into);
+                match plan(has_come, has_room, configured, delay) {
+                    Plan::Again => {}
+                    Plan::Rest(delay) => return delay,
                 }
             }
             task::yield_now().await;
         }
+    }
+}
+
+/// What follows a round.
+enum Plan {
+    /// Another one.
+    Again,
+    /// Nothing, for so long or until somebody has something to do.
+    Rest(Option<Duration>),
+}
+
+/// Decides what follows a round. A link without room says when it has some: polling it meanwhile would only take the
+/// processor from whoever makes the room.
+fn plan(has_come: bool, has_room: bool, configured: bool, delay: Option<Duration>) -> Plan {
+    if configured {
+        return Plan::Again;
+    }
+    match delay {
+        delay if !has_room => Plan::Rest(delay.map(|delay| delay.max(NO_ROOM))),
+        Some(Duration::ZERO) => Plan::Again,
+        _ if has_come => Plan::Again,
+        delay => Plan::Rest(delay),
     }
 }
 

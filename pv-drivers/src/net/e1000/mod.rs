@@ -186,6 +186,7 @@ impl<R: Registers, M: SharedMemory> Uplink<M> for E1000<R, M> {
     }
 
     fn acknowledge(&mut self) {
+        self.counters.interrupts += 1;
         let causes = self.registers.read(register::ICR);
         if causes == u32::MAX {
             self.is_up = false;

@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         Case::new(format!("net/serve/{}", SVM.at(2)), |context| serve(context, SVM.at(2))),
         Case::new(format!("net/fetch/{}", SVM.at(2)), |context| fetch(context, SVM.at(2))),
     ];
+    cases.push(Case::new(format!("net/uplink/{SVM}"), |context| uplink(context, SVM)));
     for lane in [SVM, VMX] {
         cases.push(Case::new(format!("net/e1000/{lane}"), move |context| e1000(context, lane)));
     }
@@ -96,6 +97,34 @@ fn serve(context: &Context, lane: Lane) -> Result<Verdict> {
     ensure!(body.len() == BYTES, "{} bytes came, not {BYTES}", body.len());
     let hash = workspace::sha256(&body);
     Ok(live::judge(&report, &[&hash]))
+}
+
+/// The driver domain sends packets that nobody answers: the card interrupts for what it receives, not for what it has sent.
+fn uplink(context: &Context, lane: Lane) -> Result<Verdict> {
+    // The emulator's router, which knows nothing of these packets.
+    const COMMANDS: &str = "bench net 10.0.2.2 load=packets mac=52:55:0a:00:02:02 n=64; backends";
+    let mut set = live::set("default.toml")?;
+    set.guest()?.vif = vec!["bridge".into()];
+    set.guest()?.disk = Vec::new();
+    let words = format!("ip=10.0.2.77/24 {}", run::exec(COMMANDS));
+    bundle::append(&mut set.control()?.cmdline, &words);
+    let report = Machine::new(context, "net/uplink", lane).network(Network::default()).boot(&set)?;
+    let verdict = live::judge(&report, &["packets to=10.0.2.2 size=1514", "uplink: UplinkCounters"]);
+    if !matches!(verdict, Verdict::Passed(_)) {
+        return Ok(verdict);
+    }
+    let line = report.console.lines().rfind(|line| line.contains("uplink: Uplink")).unwrap_or_default();
+    let count = |name: &str| -> Result<u64> {
+        let (_, rest) =
+            line.split_once(&format!("{name}: ")).with_context(|| format!("no {name} counted"))?;
+        Ok(rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default().parse()?)
+    };
+    let (sent, received, interrupts) = (count(" sent")?, count(" received")?, count("interrupts")?);
+    let facts = format!("{sent} packets sent, {received} received, {interrupts} interrupts");
+    if sent < 128 || received == 0 || interrupts > received {
+        return Ok(live::failed(&report, facts));
+    }
+    Ok(Verdict::Passed(facts))
 }
 
 /// Some bytes that are no pattern of a disk's or a page's length.
