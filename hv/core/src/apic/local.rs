@@ -26,6 +26,8 @@ pub struct LocalApic {
     pub(super) icr: u64,
     pub(super) lvt: [u32; LVT_COUNT],
     pub(super) timer: Timer,
+    /// Something was put into IRR here that was not seen to be gone.
+    requested: bool,
 }
 
 /// Bits of IA32_APIC_BASE: bootstrap processor, x2APIC mode, enabled.
@@ -46,6 +48,7 @@ impl LocalApic {
             icr: 0,
             lvt: [LVT_MASKED; LVT_COUNT],
             timer: Timer::default(),
+            requested: false,
         };
         apic.reset();
         apic
@@ -129,6 +132,7 @@ impl LocalApic {
             let _goes_with_the_rest = self.error(ESR_RECEIVED_ILLEGAL);
         } else if self.takes_interrupts() {
             self.irr().insert(vector); // edge-triggered, all of them: TMR stays clear
+            self.requested = true;
         }
     }
 
@@ -137,6 +141,7 @@ impl LocalApic {
         let words = posted.take();
         if self.takes_interrupts() {
             self.irr().merge(words);
+            self.requested = true;
         }
     }
 
@@ -164,6 +169,7 @@ impl LocalApic {
             let [vector, ..] = lvt.to_le_bytes();
             if vector >= 16 && self.takes_interrupts() {
                 self.irr().insert(vector);
+                self.requested = true;
                 return Effect::Priority;
             }
         }
@@ -186,6 +192,12 @@ impl LocalApic {
         let service = self.isr().highest().unwrap_or(0) & 0xf0;
         let tpr = self.tpr();
         if tpr & 0xf0 >= service { tpr } else { service }
+    }
+
+    /// Whether there may be requests, where no hardware makes any: the usual answer is no.
+    #[inline]
+    pub const fn may_have_requests(&self) -> bool {
+        self.requested
     }
 
     /// The interrupt that the virtual CPU gets next.
@@ -216,6 +228,7 @@ impl LocalApic {
     /// The virtual CPU takes the interrupt of this vector.
     pub fn accept(&mut self, vector: u8) {
         self.irr().remove(vector);
+        self.requested = self.irr().highest().is_some();
         self.isr().insert(vector);
     }
 

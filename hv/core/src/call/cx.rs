@@ -5,7 +5,7 @@ use crate::event::Wake;
 use crate::hw::{Platform, Reg, VcpuHw};
 use crate::mem::{Linear, PageRef, Paging};
 use crate::system::System;
-use crate::vcpu::{Context, Hw, Vcpu};
+use crate::vcpu::{Context, Hw, Reason, Vcpu};
 use alloc::sync::Arc;
 use pv_abi::counters::CounterPage;
 use pv_abi::errno::{Errno, Result};
@@ -46,15 +46,15 @@ pub struct Cx<'a, P: Platform> {
 }
 
 impl<'a, P: Platform> Cx<'a, P> {
-    /// A call of `vcpu`, whose registers are in `context`.
+    /// A call of `vcpu`, whose registers are in `context` and whose page of counters is `counters`.
     #[inline]
     pub fn new(
         system: &'a System<P>,
         domain: &'a Arc<Domain<P>>,
         vcpu: &'a Arc<Vcpu<P>>,
         context: &'a mut Context<Hw<P>>,
+        counters: &'static CounterPage,
     ) -> Self {
-        let counters = vcpu.stats.page();
         Self { system, domain, vcpu, context, cursor: 0, after: After::Continue, counters, words: None }
     }
 
@@ -113,8 +113,16 @@ impl<'a, P: Platform> Cx<'a, P> {
 
     /// Wakes whom an event wakes.
     #[inline]
-    pub(super) fn wake(&self, domain: &Domain<P>, wake: Wake) {
-        self.system.wake(domain, wake);
+    pub(super) fn wake(&self, domain: &Arc<Domain<P>>, wake: Wake) {
+        if self.after == After::Continue
+            && wake.is_upcall_of(self.vcpu.id)
+            && Arc::ptr_eq(domain, self.domain)
+        {
+            // It runs here, does not wait, and looks at the word before it enters the guest.
+            self.vcpu.attention.raise(Reason::UPCALL);
+        } else {
+            self.system.wake(domain, wake);
+        }
     }
 
     /// Makes the vCPUs of a domain forget translations: what [`Flush::perform`](crate::mem::Flush::perform) wants.

@@ -90,20 +90,29 @@ impl Fifo {
             channel.pending = true;
             return Raised { fresh, upcall: false };
         };
-        let before = word.fetch_or(PENDING, Ordering::SeqCst);
-        let fresh = before & PENDING == 0;
-        // The guest may have masked or unlinked it since: look again.
-        if word.load(Ordering::SeqCst) & MASKED != 0 {
-            return Raised { fresh, upcall: false };
-        }
-        let Some(control) = self.queues.get(usize::from(channel.vcpu)).and_then(|queues| queues.control)
-        else {
-            // Before its control block is there, a virtual CPU has no events.
-            return Raised { fresh, upcall: false };
+        let control = self.queues.get(usize::from(channel.vcpu)).and_then(|queues| queues.control);
+        let (fresh, control) = match control {
+            // Most often the port is in no queue and nobody touches its word: both bits at once.
+            Some(control)
+                if word
+                    .compare_exchange(0, PENDING | LINKED, Ordering::SeqCst, Ordering::Relaxed)
+                    .is_ok() =>
+            {
+                (true, control)
+            }
+            control => {
+                let fresh = word.fetch_or(PENDING, Ordering::SeqCst) & PENDING == 0;
+                // The guest may have masked or unlinked it since: look again. Before its control block is there, a
+                // virtual CPU has no events.
+                let is_masked = word.load(Ordering::SeqCst) & MASKED != 0;
+                match control.filter(|_| !is_masked) {
+                    Some(control) if word.fetch_or(LINKED, Ordering::SeqCst) & LINKED == 0 => {
+                        (fresh, control)
+                    }
+                    _ => return Raised { fresh, upcall: false },
+                }
+            }
         };
-        if word.fetch_or(LINKED, Ordering::SeqCst) & LINKED != 0 {
-            return Raised { fresh, upcall: false };
-        }
         let upcall = self.append(memory, control, port, channel) && info.mark(memory);
         Raised { fresh, upcall }
     }
@@ -117,19 +126,23 @@ impl Fifo {
         channel: &mut Channel,
     ) -> bool {
         // If it is the tail of the queue that it was in last, that queue is empty: it has just been unlinked.
-        let last = (usize::from(channel.last_vcpu), usize::from(channel.last_priority));
-        if let Some(tail) = self.queues.get_mut(last.0).and_then(|queues| queues.tails.get_mut(last.1))
-            && *tail == port.raw()
-        {
-            *tail = 0;
+        let now = (channel.vcpu, channel.priority);
+        let last = (channel.last_vcpu, channel.last_priority);
+        if last != now {
+            (channel.last_vcpu, channel.last_priority) = now;
+            let queues = self.queues.get_mut(usize::from(last.0));
+            if let Some(tail) = queues.and_then(|queues| queues.tails.get_mut(usize::from(last.1)))
+                && *tail == port.raw()
+            {
+                *tail = 0;
+            }
         }
-        channel.last_vcpu = channel.vcpu;
-        channel.last_priority = channel.priority;
-        let (vcpu, priority) = (usize::from(channel.vcpu), usize::from(channel.priority));
+        let (vcpu, priority) = (usize::from(now.0), usize::from(now.1));
         let Some(tail) = self.queues.get(vcpu).and_then(|queues| queues.tails.get(priority)).copied() else {
             return false;
         };
-        let linked = tail != 0 && self.word(memory, tail).is_some_and(|word| link(word, port.raw()));
+        let is_empty = tail == 0 || tail == port.raw();
+        let linked = !is_empty && self.word(memory, tail).is_some_and(|word| link(word, port.raw()));
         if let Some(tail) = self.queues.get_mut(vcpu).and_then(|queues| queues.tails.get_mut(priority)) {
             *tail = port.raw();
         }

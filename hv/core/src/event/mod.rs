@@ -34,6 +34,8 @@ pub use place::InfoPlace;
 pub use table::{Closed, EventTable, Peers, Polled, Refused, Sent};
 pub use two_level::Width;
 
+use pv_abi::ids::VcpuId;
+
 /// The most virtual CPUs that a domain can have.
 pub const MAX_VCPUS: usize = 64;
 
@@ -118,6 +120,12 @@ impl Wake {
     #[inline]
     pub const fn is_nobody(&self) -> bool {
         self.upcalls.is_empty() && self.pollers.is_empty()
+    }
+
+    /// Whether it is the upcall of this virtual CPU and nothing else.
+    #[inline]
+    pub const fn is_upcall_of(&self, vcpu: VcpuId) -> bool {
+        self.pollers.is_empty() && vcpu.raw() < MAX_VCPUS as u32 && self.upcalls.0 == 1 << vcpu.raw()
     }
 
     /// Both obligations together.

@@ -13,15 +13,16 @@ impl EventTable {
     #[inline(always)]
     pub fn send<M: PhysMemory>(&self, memory: &M, port: Port) -> Result<Sent> {
         let mut inner = self.inner.lock();
-        match inner.channel(port).ok_or(Errno::EINVAL)?.state {
+        let own = match inner.channel(port).ok_or(Errno::EINVAL)?.state {
             ChannelState::Interdomain { remote, port } if remote != self.domain => {
-                Ok(Sent::There { domain: remote, port })
+                return Ok(Sent::There { domain: remote, port });
             }
-            ChannelState::Interdomain { port, .. } => Ok(Sent::Here(inner.raise(memory, port))),
-            ChannelState::Ipi => Ok(Sent::Here(inner.raise(memory, port))),
-            ChannelState::Unbound { .. } => Ok(Sent::Nowhere),
-            ChannelState::Free | ChannelState::Pirq(_) | ChannelState::Virq(_) => Err(Errno::EINVAL),
-        }
+            ChannelState::Interdomain { port, .. } => port,
+            ChannelState::Ipi => port,
+            ChannelState::Unbound { .. } => return Ok(Sent::Nowhere),
+            ChannelState::Free | ChannelState::Pirq(_) | ChannelState::Virq(_) => return Err(Errno::EINVAL),
+        };
+        Ok(Sent::Here(inner.raise(memory, own)))
     }
 
     /// Delivers what `from` sent to `port`, if `port` still leads to that domain. (The two table locks were not held

@@ -55,8 +55,25 @@ fn offer<H: VcpuHw>(context: &mut Context<H>) {
     if context.hw.delivers_interrupts() {
         context.hw.offer(context.apic.levels());
     } else {
+        take_priority(context);
         context.hw.watch_priority(context.apic.held_by_priority());
     }
+}
+
+/// The local APIC's task priority is the guest's CR8.
+fn take_priority<H: VcpuHw>(context: &mut Context<H>) {
+    let [cr8, ..] = context.hw.get(Reg::Cr8).to_le_bytes();
+    context.apic.set_cr8(cr8);
+}
+
+/// The interrupt that is to be put in by hand.
+#[inline(always)]
+fn waiting<H: VcpuHw>(context: &mut Context<H>) -> Option<u8> {
+    if context.hw.delivers_interrupts() || !context.apic.may_have_requests() {
+        return None;
+    }
+    take_priority(context);
+    context.apic.pending()
 }
 
 /// Puts in the non-maskable interrupt that is due, unless the guest is not done with another one: then its end is waited
@@ -70,22 +87,16 @@ fn inject_nmi<P: Platform>(context: &mut Context<Hw<P>>, vcpu: &Vcpu<P>) {
     vcpu.stats.injections.add(1);
 }
 
+#[inline(always)]
 fn inject<P: Platform>(context: &mut Context<Hw<P>>, around: &impl Around<P>) {
     let vcpu = around.vcpu();
-    let [cr8, ..] = context.hw.get(Reg::Cr8).to_le_bytes();
-    context.apic.set_cr8(cr8);
     let upcall = around.callback_vector().filter(|_| context.upcall_due);
-    let by_hand = !context.hw.delivers_interrupts();
-    let waiting = |context: &Context<Hw<P>>| if by_hand { context.apic.pending() } else { None };
     let Some(vector) = upcall.or_else(|| waiting(context)) else { return };
-    if !context.hw.can_take_interrupt() {
-        if !context.nmi_due {
+    let can_take = context.hw.can_take_interrupt();
+    if !can_take || context.hw.inject(Event::interrupt(vector)).is_err() {
+        if can_take || !context.nmi_due {
             context.hw.request_window(Some(Window::Interrupt));
         }
-        return;
-    }
-    if context.hw.inject(Event::interrupt(vector)).is_err() {
-        context.hw.request_window(Some(Window::Interrupt));
         return;
     }
     vcpu.stats.injections.add(1);
@@ -118,8 +129,7 @@ pub fn is_deliverable<P: Platform>(context: &mut Context<Hw<P>>, around: &impl A
     if vcpu.attention.peek().intersects(Reason::WAKING) || context.nmi_due {
         return true;
     }
-    let [cr8, ..] = context.hw.get(Reg::Cr8).to_le_bytes();
-    context.apic.set_cr8(cr8);
+    take_priority(context);
     let upcall = context.upcall_due && around.callback_vector().is_some();
     upcall && vcpu.info.has_upcall(around.platform().memory()) || context.apic.pending().is_some()
 }

@@ -98,6 +98,8 @@ pub trait VcpuHw: Send + 'static {
 
     /// Moves RIP past the instruction that caused the last exit, and ends the interrupt shadow.
     fn skip(&mut self);
+    /// The same, when that was the instruction of a hypercall.
+    fn skip_call(&mut self);
     /// Moves RIP on by `bytes`, for instructions that were decoded in software, and ends the interrupt shadow.
     fn skip_bytes(&mut self, bytes: u8);
     /// Puts an event into the guest at the next entry.

@@ -88,7 +88,6 @@ const MOST_CHECKED: u64 = 1 << 24;
 pub struct Linear<'a, F, M> {
     map: &'a DomainMemory<F>,
     memory: &'a M,
-    paging: Paging,
     trails: &'a mut Trails,
 }
 
@@ -98,7 +97,7 @@ impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
     pub fn new(map: &'a DomainMemory<F>, memory: &'a M, paging: Paging, trails: &'a mut Trails) -> Self {
         // The generation changes under the lock that `map` is borrowed from, so it stays what it is now.
         trails.suit(&paging, map.generation().now());
-        Self { map, memory, paging, trails }
+        Self { map, memory, trails }
     }
 
     /// Refers to the frame of `owner`'s own at a linear address, so that the hypervisor may write to it after the lock is
@@ -121,7 +120,8 @@ impl<'a, F: EntryFormat, M: PhysMemory> Linear<'a, F, M> {
     #[inline(never)]
     fn walk(&mut self, gva: GuestVirt, write: bool) -> Result<HostPhys> {
         let mut physical = Physical { map: self.map, memory: self.memory, near: self.trails.near };
-        let mut walker = Walker { physical: &mut physical, paging: &self.paging, steps: Steps::default() };
+        let paging = self.trails.paging;
+        let mut walker = Walker { physical: &mut physical, paging: &paging, steps: Steps::default() };
         let host = walker.walk(gva, write)?;
         self.trails.keep(gva, host.mfn(), write, walker.steps);
         self.trails.near = physical.near;

@@ -64,7 +64,7 @@ impl Steps {
 /// The trails of one virtual CPU.
 #[derive(Debug)]
 pub struct Trails {
-    paging: Paging,
+    pub(super) paging: Paging,
     generation: u64,
     /// Where guest-physical addresses led last.
     pub(super) near: Lookaside,

@@ -226,28 +226,28 @@ impl<'a, P: Platform> Cpu<'a, P> {
             // Noted in each arm, where the cause is known.
             let then = match exit {
                 Exit::Hypercall => {
-                    if self.note_exit(stats, ExitCause::Hypercall, context, vcpu) {
-                        self.hypercall(context, around, call::traced_hypercall)
+                    if self.note_exit(system, stats, ExitCause::Hypercall, context, vcpu) {
+                        self.hypercall(context, around, stats, call::traced_hypercall)
                     } else {
-                        self.hypercall(context, around, call::hypercall)
+                        self.hypercall(context, around, stats, call::hypercall)
                     }
                 }
                 Exit::Cpuid => {
-                    self.note_exit(stats, ExitCause::Cpuid, context, vcpu);
+                    self.note_exit(system, stats, ExitCause::Cpuid, context, vcpu);
                     exit::on_cpuid(context, vcpu.id, &domain.cpuid);
                     Then::Enter
                 }
                 Exit::Interrupted => {
-                    self.note_exit(stats, ExitCause::HostEvent, context, vcpu);
+                    self.note_exit(system, stats, ExitCause::HostEvent, context, vcpu);
                     self.interrupted(vcpu)
                 }
                 Exit::Deadline => {
-                    self.note_exit(stats, ExitCause::Deadline, context, vcpu);
+                    self.note_exit(system, stats, ExitCause::Deadline, context, vcpu);
                     host::host_event(system, HostEvent::Timer);
                     self.timer_fired(vcpu)
                 }
                 exit => {
-                    self.note_exit(stats, crate::stats::cause(&exit), context, vcpu);
+                    self.note_exit(system, stats, crate::stats::cause(&exit), context, vcpu);
                     let resume = exit::handle(exit, context, around);
                     if let Resume::Continue = resume {
                         Then::Enter
@@ -266,13 +266,14 @@ impl<'a, P: Platform> Cpu<'a, P> {
     #[inline(always)]
     fn note_exit(
         &self,
+        system: &System<P>,
         stats: &CounterPage,
         cause: ExitCause,
         context: &Context<Hw<P>>,
         vcpu: &Vcpu<P>,
     ) -> bool {
         stats.count_exit(cause);
-        let is_traced = self.system.trace.is_on();
+        let is_traced = system.trace.is_on();
         if is_traced {
             self.record(cause, context, vcpu);
         }
@@ -297,16 +298,17 @@ impl<'a, P: Platform> Cpu<'a, P> {
         &mut self,
         context: &mut Context<Hw<P>>,
         around: &Surroundings<'_, P>,
+        stats: &'static CounterPage,
         make: impl FnOnce(&mut Cx<'_, P>) -> After,
     ) -> Then {
-        let mut cx = Cx::new(around.system, around.domain, around.vcpu, context);
+        let mut cx = Cx::new(around.system, around.domain, around.vcpu, context, stats);
         match make(&mut cx) {
             After::Continue => {
-                context.hw.skip();
+                context.hw.skip_call();
                 Then::Enter
             }
             After::Reschedule => {
-                context.hw.skip();
+                context.hw.skip_call();
                 self.reschedule(around.vcpu)
             }
             After::Preempted => {
@@ -440,7 +442,7 @@ impl<'a, P: Platform> Cpu<'a, P> {
             if let Some(unfinished) = context.unfinished.take() {
                 let then = match unfinished {
                     Unfinished::Call(cursor) => {
-                        self.hypercall(context, around, |cx| call::resume(cx, cursor))
+                        self.hypercall(context, around, vcpu.stats.page(), |cx| call::resume(cx, cursor))
                     }
                     Unfinished::Port(access) => self.emulated(context, around, access),
                 };

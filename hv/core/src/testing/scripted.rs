@@ -219,6 +219,10 @@ impl VcpuHw for ScriptedVcpu {
         self.skip_bytes(3);
     }
 
+    fn skip_call(&mut self) {
+        self.skip();
+    }
+
     fn skip_bytes(&mut self, bytes: u8) {
         let rip = self.get(Reg::Rip);
         self.set(Reg::Rip, rip.wrapping_add(u64::from(bytes)));

@@ -55,9 +55,11 @@ impl Attention {
         Reason::from_bits_truncate(self.0.load(Ordering::SeqCst))
     }
 
-    /// Takes these bits.
+    /// Takes those of these bits that are set now.
     #[inline]
     pub fn take(&self, reason: Reason) -> Reason {
-        Reason::from_bits_truncate(self.0.fetch_and(!reason.bits(), Ordering::SeqCst)) & reason
+        let set = self.peek() & reason;
+        self.0.fetch_and(!set.bits(), Ordering::SeqCst);
+        set
     }
 }

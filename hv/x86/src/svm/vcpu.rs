@@ -258,7 +258,6 @@ impl VcpuHw for SvmVcpu {
             let exit = self.vmcb.control.exit_code;
             // Before all others: the most frequent one.
             if exit == code::VMMCALL {
-                self.length = 3;
                 return Exit::Hypercall;
             }
             match exit {
@@ -324,11 +323,19 @@ impl VcpuHw for SvmVcpu {
         self.vmcb.control.shadow &= !1;
     }
 
+    #[inline]
+    fn skip_call(&mut self) {
+        let next = self.vmcb.control.next_rip;
+        self.vmcb.save.rip = if next == 0 { self.vmcb.save.rip.wrapping_add(3) } else { next };
+        self.vmcb.control.shadow &= !1;
+    }
+
     fn skip_bytes(&mut self, bytes: u8) {
         self.vmcb.save.rip = self.vmcb.save.rip.wrapping_add(bytes.into());
         self.vmcb.control.shadow &= !1;
     }
 
+    #[inline(always)] // most callers name the kind
     fn inject(&mut self, event: Event) -> Result<(), Busy> {
         self.inject_event(event)
     }

@@ -32,6 +32,7 @@ const CR8_WRITE: u16 = 1 << 8;
 
 impl SvmVcpu {
     /// Has the next entry deliver an event.
+    #[inline(always)]
     pub(super) fn inject_event(&mut self, event: Event) -> Result<(), Busy> {
         if event::is_valid(self.vmcb.control.event) {
             return Err(Busy);
@@ -40,7 +41,12 @@ impl SvmVcpu {
             EventKind::Interrupt if self.given.is_some() => return Err(Busy),
             EventKind::Interrupt => {
                 self.given = Some(event.vector);
-                self.set_windows();
+                if self.window || self.held || self.nmi != Nmi::Open {
+                    self.set_windows();
+                } else {
+                    // No intercept was for anything of this, and none will be.
+                    self.give(event.vector);
+                }
             }
             EventKind::Exception => self.put_event(event),
             EventKind::Nmi => {
@@ -52,6 +58,14 @@ impl SvmVcpu {
             }
         }
         Ok(())
+    }
+
+    /// The guest takes this interrupt before its next instruction.
+    #[inline]
+    fn give(&mut self, vector: u8) {
+        let vintr = &mut self.vmcb.control.vintr;
+        *vintr = *vintr & !vintr::VECTOR | vintr::HIGHEST | u64::from(vector) << vintr::VECTOR_SHIFT;
+        self.touch(clean::VINTR);
     }
 
     fn put_event(&mut self, event: Event) {
@@ -124,7 +138,7 @@ impl SvmVcpu {
             control.vintr |= vintr::HIGHEST;
             control.intercepts1 |= intercept1::VINTR;
         } else if let Some(vector) = self.given {
-            control.vintr |= vintr::HIGHEST | u64::from(vector) << vintr::VECTOR_SHIFT;
+            self.give(vector);
         }
         self.watch_cr8(window);
         self.touch(clean::VINTR);

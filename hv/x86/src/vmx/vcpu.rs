@@ -286,6 +286,11 @@ impl VcpuHw for Vcpu {
         self.advance(length);
     }
 
+    #[inline]
+    fn skip_call(&mut self) {
+        self.skip();
+    }
+
     fn skip_bytes(&mut self, bytes: u8) {
         self.advance(bytes.into());
     }

@@ -32,7 +32,7 @@ fn call(guest: &Guest<'_>, number: u64, args: [u64; 5]) -> i32 {
     *context.hw.gprs_mut() = before;
     let world = guest.world;
     let make = |context: &mut Context<Hw<TestMachine>>, cursor: Option<u64>| {
-        let mut cx = Cx::new(&world.system, &guest.domain, &guest.vcpu, context);
+        let mut cx = Cx::new(&world.system, &guest.domain, &guest.vcpu, context, guest.vcpu.stats.page());
         let after = match cursor {
             Some(cursor) => resume(&mut cx, cursor),
             None => hypercall(&mut cx),

@@ -214,7 +214,8 @@ impl Transport for Guest<'_> {
             ..Default::default()
         };
         *gprs = before;
-        let mut cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context);
+        let mut cx =
+            Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context, self.vcpu.stats.page());
         let is_traced = self.world.system.trace.is_on();
         let mut after = if is_traced { traced_hypercall(&mut cx) } else { hypercall(&mut cx) };
         for step in 0.. {
@@ -225,7 +226,7 @@ impl Transport for Guest<'_> {
             let cursor = cx.cursor;
             assert_eq!(*context.hw.gprs(), before, "a preempted call changed a register");
             self.preemptions.set(self.preemptions.get() + 1);
-            cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context);
+            cx = Cx::new(&self.world.system, &self.domain, &self.vcpu, &mut context, self.vcpu.stats.page());
             after = resume(&mut cx, cursor);
         }
         self.after.set(after);
