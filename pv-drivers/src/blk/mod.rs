@@ -10,6 +10,7 @@ mod front;
 mod memory_disk;
 pub mod partition;
 mod slice;
+mod slots;
 #[cfg(test)]
 mod tests;
 

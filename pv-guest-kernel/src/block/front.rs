@@ -5,7 +5,7 @@
 //! Lock rule: a disk's lock is held while the state machine moves, and while it uses XenStore; nothing else is locked
 //! inside but the store's client.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -37,7 +37,7 @@ struct Inner {
     /// How many it has, and which is next: they take turns.
     queues: usize,
     turn: usize,
-    promises: BTreeMap<RequestId, Promise>,
+    promises: Promises,
     /// Requests that found no room.
     waiting: VecDeque<(Request, Promise)>,
 }
@@ -49,6 +49,35 @@ struct FrontDisk {
     /// There are requests that the back end has not been shown.
     unseen: AtomicBool,
     task: AtomicWaker,
+}
+
+/// Who waits for which request, in the order of their numbers.
+#[derive(Default)]
+struct Promises {
+    /// The number of the first one.
+    first: u64,
+    waiting: VecDeque<Option<Promise>>,
+}
+
+impl Promises {
+    fn insert(&mut self, id: RequestId, promise: Promise) {
+        if self.waiting.is_empty() {
+            self.first = id.number();
+        }
+        let at = (id.number() - self.first) as usize;
+        self.waiting.resize_with(self.waiting.len().max(at), || None);
+        self.waiting.push_back(Some(promise));
+    }
+
+    fn remove(&mut self, id: RequestId) -> Option<Promise> {
+        let at = id.number().checked_sub(self.first)? as usize;
+        let promise = self.waiting.get_mut(at)?.take();
+        while let Some(None) = self.waiting.front() {
+            self.waiting.pop_front();
+            self.first += 1;
+        }
+        promise
+    }
 }
 
 static FRONTS: Mutex<Vec<Arc<FrontDisk>>> = Mutex::new(Vec::new());
@@ -184,14 +213,14 @@ impl FrontDisk {
     fn advance(&self, changed: bool) -> FrontState {
         self.unseen.store(false, Ordering::Release);
         let mut inner = self.inner.lock();
-        let mut ended = Vec::new();
+        let mut ended = Vec::with_capacity(inner.promises.waiting.len());
         for round in 0..2 {
             if (round == 0 && changed) || inner.front.wants_store() {
                 store::with(|store| inner.front.on_store(store));
             }
             inner.front.poll();
             while let Some(completion) = inner.front.next_completion() {
-                if let Some(promise) = inner.promises.remove(&completion.id) {
+                if let Some(promise) = inner.promises.remove(completion.id) {
                     ended.push((promise, completion.result, completion.buffer));
                 }
             }
@@ -288,7 +317,8 @@ pub async fn connect_all() {
         };
         let options = FrontOptions { max_queues: queues(), ..FrontOptions::default() };
         let front = BlkFront::new(&Xen, ends, options);
-        let inner = Inner { front, queues: 1, turn: 0, promises: BTreeMap::new(), waiting: VecDeque::new() };
+        let inner =
+            Inner { front, queues: 1, turn: 0, promises: Promises::default(), waiting: VecDeque::new() };
         let disk = Arc::new(FrontDisk {
             name: name(number),
             inner: Mutex::new(inner),

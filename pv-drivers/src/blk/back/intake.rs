@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use pv_abi::ids::GrantRef;
 use pv_abi::io::blkif::{self, DiscardRequest, IndirectRequest, MAX_SEGMENTS_PER_REQUEST, Segment};
 use pv_abi::io::ring::PAGE_SIZE;
+use smallvec::SmallVec;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::device::{Geometry, SECTOR_SIZE};
@@ -22,6 +23,9 @@ impl Run {
         u64::from(self.len) / SECTOR_SIZE as u64
     }
 }
+
+/// Those of a request; a few need no memory of their own.
+pub(super) type Runs = SmallVec<[Run; 4]>;
 
 /// What a request wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +49,7 @@ pub(super) struct Intake {
     pub kind: Kind,
     pub sector: u64,
     pub count: u64,
-    pub runs: Vec<Run>,
+    pub runs: Runs,
 }
 
 /// A request that is answered at once.
@@ -157,7 +161,7 @@ impl Head<'_> {
     /// Checks the segments against their pages, and all of it against the disk.
     pub fn complete(&self, segments: &[Segment], offer: &Offer) -> Result<Intake, Refusal> {
         let refuse = |status| Refusal { id: self.id, operation: self.operation, status };
-        let mut runs = Vec::with_capacity(segments.len());
+        let mut runs = Runs::with_capacity(segments.len());
         let mut count = self.count;
         for segment in segments {
             let run = run_of(segment).ok_or_else(|| refuse(blkif::RSP_ERROR))?;

@@ -12,6 +12,7 @@ use pv_abi::io::blkif;
 use super::super::device::{
     BlockDevice, BlockError, Geometry, Operation, Piece, Request, SECTOR_SIZE, Submitted, Tag,
 };
+use super::super::slots::Slots;
 use super::Counters;
 use super::memory::HeldPiece;
 use crate::platform::{GrantCopy, SharedMemory};
@@ -74,8 +75,7 @@ pub(super) struct Work<M> {
 
 /// All that is between the ring and the device.
 pub(super) struct Jobs<M> {
-    active: Vec<Option<Active<M>>>,
-    unused: Vec<usize>,
+    active: Slots<Active<M>>,
     /// Not yet submitted.
     waiting: VecDeque<Job<M>>,
     running: BTreeMap<u64, Job<M>>,
@@ -92,8 +92,7 @@ pub(super) struct Jobs<M> {
 impl<M: SharedMemory> Jobs<M> {
     pub fn new() -> Self {
         Self {
-            active: Vec::new(),
-            unused: Vec::new(),
+            active: Slots::new(),
             waiting: VecDeque::new(),
             running: BTreeMap::new(),
             next_tag: 0,
@@ -106,7 +105,7 @@ impl<M: SharedMemory> Jobs<M> {
 
     /// Requests that are not finished.
     pub fn in_flight(&self) -> usize {
-        self.active.len() - self.unused.len()
+        self.active.len()
     }
 
     /// Whether the device may still be moving data.
@@ -120,24 +119,8 @@ impl<M: SharedMemory> Jobs<M> {
     }
 
     fn begin(&mut self, id: u64, operation: u8, copies_out: Vec<GrantCopy>) -> usize {
-        let active =
-            Active { id, operation, parts_left: 0, status: blkif::RSP_OKAY, copies_out, held: Vec::new() };
-        match self.unused.pop() {
-            Some(at) => {
-                if let Some(slot) = self.active.get_mut(at) {
-                    *slot = Some(active);
-                }
-                at
-            }
-            None => {
-                self.active.push(Some(active));
-                self.active.len() - 1
-            }
-        }
-    }
-
-    fn active(&mut self, request: usize) -> Option<&mut Active<M>> {
-        self.active.get_mut(request)?.as_mut()
+        let status = blkif::RSP_OKAY;
+        self.active.insert(Active { id, operation, parts_left: 0, status, copies_out, held: Vec::new() })
     }
 
     /// Takes a read or write.
@@ -150,7 +133,7 @@ impl<M: SharedMemory> Jobs<M> {
     ) {
         let request = self.begin(work.id, work.operation, work.copies_out);
         for part in split(request, work.sector, work.pieces, geometry) {
-            if let Some(active) = self.active(request) {
+            if let Some(active) = self.active.get_mut(request) {
                 active.parts_left += 1;
             }
             match self.waiting.back_mut() {
@@ -168,7 +151,7 @@ impl<M: SharedMemory> Jobs<M> {
     /// Takes a flush or discard.
     pub fn add_plain(&mut self, work: Work<M>, operation: Operation) {
         let request = self.begin(work.id, work.operation, Vec::new());
-        if let Some(active) = self.active(request) {
+        if let Some(active) = self.active.get_mut(request) {
             active.parts_left = 1;
         }
         let part = Part { request, sector: work.sector, count: work.count, pieces: Vec::new() };
@@ -190,7 +173,7 @@ impl<M: SharedMemory> Jobs<M> {
         }
         self.barrier.push_back(flush());
         let steps = self.barrier.len();
-        if let Some(active) = self.active(request) {
+        if let Some(active) = self.active.get_mut(request) {
             active.parts_left = steps;
         }
     }
@@ -218,9 +201,25 @@ impl<M: SharedMemory> Jobs<M> {
         }
     }
 
-    fn submit_one<D: BlockDevice<M>>(&mut self, device: &mut D, job: Job<M>, counters: &mut Counters) {
+    /// A number for a request of the device.
+    pub fn tag(&mut self) -> Tag {
         let tag = self.next_tag;
         self.next_tag = tag.wrapping_add(1);
+        Tag(tag)
+    }
+
+    /// Takes a read or write that runs already under this tag.
+    pub fn adopt(&mut self, tag: Tag, work: Work<M>, operation: Operation) {
+        let request = self.begin(work.id, work.operation, work.copies_out);
+        if let Some(active) = self.active.get_mut(request) {
+            active.parts_left = 1;
+        }
+        let part = Part { request, sector: work.sector, count: work.count, pieces: work.pieces };
+        self.running.insert(tag.0, Job { operation, parts: alloc::vec![part], may_merge: false });
+    }
+
+    fn submit_one<D: BlockDevice<M>>(&mut self, device: &mut D, job: Job<M>, counters: &mut Counters) {
+        let tag = self.tag();
         let pieces: Vec<Piece<'_, M>> = job
             .parts
             .iter()
@@ -234,10 +233,10 @@ impl<M: SharedMemory> Jobs<M> {
             pieces: &pieces,
         };
         counters.device_requests += 1;
-        match device.submit(Tag(tag), &request) {
+        match device.submit(tag, &request) {
             Ok(Submitted::Done) => self.complete(job, Ok(())),
             Ok(Submitted::Running) => {
-                self.running.insert(tag, job);
+                self.running.insert(tag.0, job);
             }
             Err(error) => self.complete(job, Err(error)),
         }
@@ -263,7 +262,7 @@ impl<M: SharedMemory> Jobs<M> {
             return;
         }
         for part in job.parts {
-            match self.active(part.request) {
+            match self.active.get_mut(part.request) {
                 Some(active) if active.held.is_empty() => active.held = part.pieces,
                 Some(active) => active.held.extend(part.pieces),
                 None => {}
@@ -280,19 +279,15 @@ impl<M: SharedMemory> Jobs<M> {
             let rest = self.barrier.drain(..).flat_map(|step| step.parts);
             self.released.extend(rest.flat_map(|part| part.pieces));
         }
-        let Some(active) = self.active(request) else { return };
+        let Some(active) = self.active.get_mut(request) else { return };
         if let Err(error) = result {
-            active.status = match error {
-                BlockError::NotSupported => blkif::RSP_EOPNOTSUPP,
-                _ => blkif::RSP_ERROR,
-            };
+            active.status = status_of(error);
         }
         active.parts_left = active.parts_left.saturating_sub(1 + skipped);
         if active.parts_left > 0 {
             return;
         }
-        if let Some(Some(active)) = self.active.get_mut(request).map(Option::take) {
-            self.unused.push(request);
+        if let Some(active) = self.active.remove(request) {
             self.released.extend(active.held);
             if self.barring == Some(request) {
                 self.barring = None;
@@ -312,7 +307,7 @@ impl<M: SharedMemory> Jobs<M> {
         for job in self.waiting.drain(..).chain(self.barrier.drain(..)) {
             self.released.extend(job.parts.into_iter().flat_map(|part| part.pieces));
         }
-        for active in self.active.iter_mut().flatten() {
+        for active in self.active.values_mut() {
             self.released.append(&mut active.held);
         }
     }
@@ -323,6 +318,14 @@ impl<M: SharedMemory> Jobs<M> {
             log::error!("{} requests were running when their device went away", self.running.len());
             core::mem::forget(core::mem::take(&mut self.running));
         }
+    }
+}
+
+/// What the ring calls a failure of the device.
+pub(super) const fn status_of(error: BlockError) -> i16 {
+    match error {
+        BlockError::NotSupported => blkif::RSP_EOPNOTSUPP,
+        _ => blkif::RSP_ERROR,
     }
 }
 

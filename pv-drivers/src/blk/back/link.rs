@@ -6,14 +6,15 @@ use alloc::vec::Vec;
 
 use pv_abi::ids::{DomainId, GrantRef, Port};
 use pv_abi::io::blkif::{self, Response, key};
+use smallvec::SmallVec;
 
-use super::super::device::{BlockDevice, Operation, SECTOR_SIZE};
+use super::super::device::{BlockDevice, Operation, Piece, Request, SECTOR_SIZE, Submitted};
 use super::dialect::Dialect;
 use super::intake::{Intake, Kind, Offer, Refusal, Segments, parse};
-use super::jobs::{Jobs, Work};
+use super::jobs::{Jobs, Work, status_of};
 use super::memory::{Cache, HeldPiece, Mode, do_copies};
 use super::{Counters, DataPath, Options};
-use crate::platform::{Access, CopyEnd, GrantCopy, Platform};
+use crate::platform::{Access, CopyEnd, GrantCopy, Platform, SharedMemory};
 use crate::ring::{BackRing, RingFault};
 use crate::xenbus::Backend;
 use crate::xs::{Store, TransactionId, read_text};
@@ -30,6 +31,8 @@ pub(super) struct Link<P: Platform> {
     offer: Offer,
     mode: Mode<P::Memory>,
     jobs: Jobs<P::Memory>,
+    /// The device is memory, which is waited for in vain, and takes requests of any size.
+    is_prompt: bool,
     fault: Option<RingFault>,
 }
 
@@ -78,7 +81,7 @@ impl<P: Platform> Link<P> {
             DataPath::Copy => Mode::Copy(Vec::new()),
             DataPath::Auto | DataPath::Map => Mode::Map,
         };
-        let peer = ends.peer();
+        let (peer, geometry) = (ends.peer(), &offer.geometry);
         let pages = platform
             .map(peer, &grants, Access::ReadWrite)
             .map_err(|error| format!("the ring cannot be mapped: {error}"))?;
@@ -95,6 +98,7 @@ impl<P: Platform> Link<P> {
             offer,
             mode,
             jobs: Jobs::new(),
+            is_prompt: has_memory && geometry.max_pieces == usize::MAX && geometry.max_sectors == u32::MAX,
             fault: None,
         })
     }
@@ -193,6 +197,7 @@ impl<P: Platform> Link<P> {
         let most = u32::try_from(most).unwrap_or(u32::MAX);
         let count = ring.pending()?.min(most);
         let mut intakes: Vec<Intake> = Vec::new();
+        let is_prompt = self.is_prompt && device.room() >= usize::try_from(count).unwrap_or(usize::MAX);
         let mut taken = 0;
         while taken < count {
             taken += 1;
@@ -208,6 +213,18 @@ impl<P: Platform> Link<P> {
             });
             match intake {
                 Ok(intake) => {
+                    // In their order: behind one that has to wait, all do.
+                    if is_prompt && intakes.is_empty() {
+                        match at_once(&self.mode, &mut self.jobs, device, &intake, counters) {
+                            Soon::Now(status) => {
+                                let answer = Refusal { id: intake.id, operation: intake.operation, status };
+                                respond(self.dialect, ring, answer);
+                                continue;
+                            }
+                            Soon::Later => continue,
+                            Soon::LongWay => {}
+                        }
+                    }
                     let is_barrier = intake.kind == Kind::Barrier;
                     intakes.push(intake);
                     if is_barrier {
@@ -374,7 +391,58 @@ fn work<M>(intake: &Intake, pieces: Vec<HeldPiece<M>>, copies_out: Vec<GrantCopy
     }
 }
 
-fn respond<M: crate::SharedMemory>(dialect: Dialect, ring: &mut BackRing<M>, answer: Refusal) {
+/// What became of a request that needed nothing.
+enum Soon {
+    /// It is done, with this status.
+    Now(i16),
+    /// It runs.
+    Later,
+    /// Nothing has happened: it is made like all others.
+    LongWay,
+}
+
+/// Reads or writes what lies in pages that are mapped already.
+fn at_once<M: SharedMemory, D: BlockDevice<M>>(
+    mode: &Mode<M>,
+    jobs: &mut Jobs<M>,
+    device: &mut D,
+    intake: &Intake,
+    counters: &mut Counters,
+) -> Soon {
+    let (Mode::Persistent(cache), Kind::Read | Kind::Write) = (mode, intake.kind) else {
+        return Soon::LongWay;
+    };
+    let is_read = intake.kind == Kind::Read;
+    let mut pieces: SmallVec<[Piece<'_, M>; 4]> = SmallVec::new();
+    for run in &intake.runs {
+        let Some(memory) = cache.get(run.grant) else { return Soon::LongWay };
+        pieces.push(Piece { memory: &**memory, offset: run.offset.into(), len: run.len.into() });
+    }
+    let operation = if is_read { Operation::Read } else { Operation::Write };
+    let Intake { sector, count, .. } = *intake;
+    let tag = jobs.tag();
+    let submitted = device.submit(tag, &Request { operation, sector, count, pieces: &pieces });
+    counters.device_requests += 1;
+    let sectors = if is_read { &mut counters.sectors_read } else { &mut counters.sectors_written };
+    *sectors += count;
+    match submitted {
+        Ok(Submitted::Done) => Soon::Now(blkif::RSP_OKAY),
+        Ok(Submitted::Running) => {
+            device.start();
+            // The same pages as above, held from now on.
+            if let Ok(held) = cache.resolve(&intake.runs) {
+                jobs.adopt(tag, work(intake, held.pieces, Vec::new()), operation);
+            }
+            Soon::Later
+        }
+        Err(error) => {
+            counters.errors += 1;
+            Soon::Now(status_of(error))
+        }
+    }
+}
+
+fn respond<M: SharedMemory>(dialect: Dialect, ring: &mut BackRing<M>, answer: Refusal) {
     let response =
         Response { id: answer.id, operation: answer.operation, status: answer.status, ..Response::default() };
     // There is room: every response answers a request that was taken from its slot.
@@ -382,7 +450,7 @@ fn respond<M: crate::SharedMemory>(dialect: Dialect, ring: &mut BackRing<M>, ans
 }
 
 /// Adds the copies that carry out a read or write; `None` when the device has no memory there.
-fn direct_copies<M: crate::SharedMemory, D: BlockDevice<M>>(
+fn direct_copies<M: SharedMemory, D: BlockDevice<M>>(
     peer: DomainId,
     device: &D,
     intake: &Intake,

@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::{DomainId, GrantRef};
@@ -45,7 +46,7 @@ pub(super) struct Resolved<M> {
 struct Cached<M> {
     grant: GrantRef,
     memory: Arc<M>,
-    last_used: u64,
+    last_used: Cell<u64>,
 }
 
 /// The way in use.
@@ -65,7 +66,7 @@ pub(super) struct Cache<M> {
     rows: Box<[Vec<Cached<M>>; ROWS]>,
     len: usize,
     max: usize,
-    clock: u64,
+    clock: Cell<u64>,
 }
 
 const fn row_of(grant: GrantRef) -> usize {
@@ -74,7 +75,7 @@ const fn row_of(grant: GrantRef) -> usize {
 
 impl<M: SharedMemory> Cache<M> {
     pub fn new(max: usize) -> Self {
-        Self { rows: Box::new([const { Vec::new() }; ROWS]), len: 0, max, clock: 0 }
+        Self { rows: Box::new([const { Vec::new() }; ROWS]), len: 0, max, clock: Cell::new(0) }
     }
 
     fn contains(&self, grant: GrantRef) -> bool {
@@ -97,22 +98,24 @@ impl<M: SharedMemory> Cache<M> {
         counters.maps += missing.len() as u64;
         for (grant, result) in missing.iter().zip(platform.map_each(peer, &missing, Access::ReadWrite)) {
             if let (Ok(memory), Some(row)) = (result, self.rows.get_mut(row_of(*grant))) {
-                row.push(Cached { grant: *grant, memory: Arc::new(memory), last_used: self.clock });
+                row.push(Cached { grant: *grant, memory: Arc::new(memory), last_used: self.clock.clone() });
                 self.len += 1;
             }
         }
     }
 
-    fn get(&mut self, grant: GrantRef) -> Option<Arc<M>> {
-        self.clock += 1;
-        let cached = self.rows.get_mut(row_of(grant))?.iter_mut().find(|cached| cached.grant == grant)?;
-        cached.last_used = self.clock;
-        Some(cached.memory.clone())
+    /// A page, if it is mapped.
+    #[inline]
+    pub fn get(&self, grant: GrantRef) -> Option<&Arc<M>> {
+        self.clock.update(|now| now + 1);
+        let cached = self.rows.get(row_of(grant))?.iter().find(|cached| cached.grant == grant)?;
+        cached.last_used.set(self.clock.get());
+        Some(&cached.memory)
     }
 
     /// The pages of a request, if all are mapped.
-    fn resolve(&mut self, runs: &[Run]) -> Result<Resolved<M>, Errno> {
-        collect(runs.iter().map(|run| self.get(run.grant).ok_or(Errno::EFAULT)), runs)
+    pub fn resolve(&self, runs: &[Run]) -> Result<Resolved<M>, Errno> {
+        collect(runs.iter().map(|run| self.get(run.grant).cloned().ok_or(Errno::EFAULT)), runs)
     }
 
     /// Unmaps the pages longest unused when there are too many, an eighth of the limit at a time.
@@ -123,11 +126,11 @@ impl<M: SharedMemory> Cache<M> {
         let excess = self.len - self.max + self.max / 8;
         let is_idle = |cached: &Cached<M>| Arc::strong_count(&cached.memory) == 1;
         let idle = self.rows.iter().flatten().filter(|cached| is_idle(cached));
-        let mut idle: Vec<u64> = idle.map(|cached| cached.last_used).collect();
+        let mut idle: Vec<u64> = idle.map(|cached| cached.last_used.get()).collect();
         idle.sort_unstable();
         // Uses have times of their own, but pages that were only mapped may share one.
         let Some(&last) = idle.get(excess.min(idle.len()).wrapping_sub(1)) else { return };
-        let oldest = |cached: &mut Cached<M>| cached.last_used <= last && is_idle(cached);
+        let oldest = |cached: &mut Cached<M>| cached.last_used.get() <= last && is_idle(cached);
         let gone = self.rows.iter_mut().flat_map(|row| row.extract_if(.., oldest));
         let gone: Vec<M> = gone.filter_map(|cached| Arc::try_unwrap(cached.memory).ok()).collect();
         self.len -= gone.len();

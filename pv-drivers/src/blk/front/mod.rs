@@ -25,12 +25,12 @@ use pv_abi::ids::Port;
 use pv_abi::io::blkif;
 
 use super::device::{BlockError, Geometry, SECTOR_SIZE};
+use super::slots::Slots;
 use crate::platform::{PAGE_SIZE, Platform};
 use crate::xenbus::Frontend;
 pub use buffer::Buffer;
 use buffer::{Page, PoolHandle};
 use link::Link;
-use transfer::insert;
 
 /// What a front end asks for.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,14 @@ pub enum FrontState {
 /// The number of a submitted request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(u64);
+
+impl RequestId {
+    /// How many requests of this front end were taken before this one.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
 
 /// A request that is done.
 pub struct Completion<P: Platform> {
@@ -154,8 +162,8 @@ pub struct BlkFront<P: Platform> {
     turn: usize,
     geometry: Option<Geometry>,
     pool: PoolHandle<P>,
-    jobs: Vec<Option<Job<P>>>,
-    parts: Vec<Option<Part<P>>>,
+    jobs: Slots<Job<P>>,
+    parts: Slots<Part<P>>,
     generation: u32,
     next_id: u64,
     completions: VecDeque<Completion<P>>,
@@ -176,8 +184,8 @@ impl<P: Platform> BlkFront<P> {
             turn: 0,
             geometry: None,
             pool,
-            jobs: Vec::new(),
-            parts: Vec::new(),
+            jobs: Slots::new(),
+            parts: Slots::new(),
             generation: 0,
             next_id: 0,
             completions: VecDeque::new(),
@@ -250,7 +258,7 @@ impl<P: Platform> BlkFront<P> {
     /// Requests that are not done.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.jobs.iter().flatten().count()
+        self.jobs.len()
     }
 
     /// Memory for the data of a request: whole sectors.
@@ -360,7 +368,7 @@ impl<P: Platform> BlkFront<P> {
         self.next_id += 1;
         self.counters.requests += 1;
         let job = Job { id, command, sector, buffer, parts_left: 0, error: None };
-        let at = insert(&mut self.jobs, job);
+        let at = self.jobs.insert(job);
         let queue = self.turn % self.links.len().max(1);
         self.enqueue(at);
         self.fill(queue);

@@ -114,12 +114,12 @@ impl<P: Platform> BlkFront<P> {
         }
         // The ring dies with the back end; its pages are kept away until nobody maps them.
         self.links.clear();
-        for part in self.parts.drain(..).flatten() {
+        for part in self.parts.drain() {
             self.pool.give(part.descriptors.into_iter());
         }
         if self.options.reconnect && self.pool.peer() == self.ends.peer() {
             log::warn!("{}: the back end has gone; waiting for another", self.ends.dir());
-            for job in self.jobs.iter_mut().flatten() {
+            for job in self.jobs.values_mut() {
                 job.parts_left = 0;
                 job.error = None;
             }
@@ -177,9 +177,9 @@ impl<P: Platform> BlkFront<P> {
 
     pub(super) fn fail_all(&mut self) {
         self.links.iter_mut().for_each(|link| link.waiting.clear());
-        self.parts.clear();
-        for at in 0..self.jobs.len() {
-            if let Some(Some(job)) = self.jobs.get_mut(at) {
+        self.parts.drain().for_each(drop);
+        for at in self.jobs.numbers() {
+            if let Some(job) = self.jobs.get_mut(at) {
                 job.error = Some(BlockError::Disconnected);
                 self.finish(at);
             }

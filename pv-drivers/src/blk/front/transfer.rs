@@ -14,7 +14,7 @@ use crate::ring::FrontRing;
 impl<P: Platform> BlkFront<P> {
     /// Cuts a job into requests of the ring.
     pub(super) fn enqueue(&mut self, at: usize) {
-        let Some(Some(job)) = self.jobs.get_mut(at) else { return };
+        let Some(job) = self.jobs.get_mut(at) else { return };
         let queue = self.turn % self.links.len().max(1);
         let Some(link) = self.links.get_mut(queue) else { return };
         if job.command == Command::Flush && !link.features.has_flush && !link.features.has_barrier {
@@ -38,7 +38,7 @@ impl<P: Platform> BlkFront<P> {
                 descriptors: Vec::new(),
             };
             self.generation = self.generation.wrapping_add(1);
-            let slot = insert(&mut self.parts, part);
+            let slot = self.parts.insert(part);
             link.waiting.push_back(slot);
         }
     }
@@ -60,11 +60,11 @@ impl<P: Platform> BlkFront<P> {
         let Some(link) = self.links.get_mut(queue).filter(|link| link.ring.free() > 0) else {
             return false;
         };
-        let Some(Some(part)) = self.parts.get_mut(at) else { return true };
-        let Some(Some(job)) = self.jobs.get(part.job) else { return true };
+        let Some(part) = self.parts.get_mut(at) else { return true };
+        let Some(job) = self.jobs.get(part.job) else { return true };
         let id = (at as u64) | u64::from(part.generation) << 32;
         let sector = job.sector + (part.first_page * (PAGE_SIZE / SECTOR_SIZE)) as u64;
-        let segments = segments(job, part);
+        let count = if job.buffer.is_some() { part.pages } else { 0 };
         let operation = match job.command {
             Command::Read => blkif::OP_READ,
             Command::Write => blkif::OP_WRITE,
@@ -83,24 +83,25 @@ impl<P: Platform> BlkFront<P> {
                 return push(&mut link.ring, &request, part, &mut self.counters);
             }
         };
-        if segments.len() <= blkif::MAX_SEGMENTS_PER_REQUEST {
+        if count <= blkif::MAX_SEGMENTS_PER_REQUEST {
             let mut request = Request { operation, id, sector_number: sector, ..Request::default() };
-            request.nr_segments = u8::try_from(segments.len()).unwrap_or(0);
-            for (to, from) in request.seg.iter_mut().zip(segments) {
+            request.nr_segments = u8::try_from(count).unwrap_or(0);
+            for (to, from) in request.seg.iter_mut().zip(segments(job, part)) {
                 *to = from;
             }
             return push(&mut link.ring, &request, part, &mut self.counters);
         }
-        let needed = segments.len().div_ceil(blkif::SEGMENTS_PER_INDIRECT_PAGE);
+        let needed = count.div_ceil(blkif::SEGMENTS_PER_INDIRECT_PAGE);
         let Ok(descriptors) = self.pool.take_own(needed) else { return false };
         let mut request = IndirectRequest {
             operation: blkif::OP_INDIRECT,
             indirect_op: operation,
-            nr_segments: u16::try_from(segments.len()).unwrap_or(0),
+            nr_segments: u16::try_from(count).unwrap_or(0),
             id,
             sector_number: sector,
             ..IndirectRequest::default()
         };
+        let segments: Vec<Segment> = segments(job, part).collect();
         let chunks = segments.chunks(blkif::SEGMENTS_PER_INDIRECT_PAGE);
         for ((page, chunk), gref) in descriptors.iter().zip(chunks).zip(&mut request.indirect_grefs) {
             page.copy_in(0, chunk.as_bytes());
@@ -147,21 +148,22 @@ impl<P: Platform> BlkFront<P> {
 
     pub(super) fn on_response(&mut self, queue: usize, response: &Response) -> Result<(), String> {
         let slot = usize::try_from(response.id & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-        let entry = self.parts.get_mut(slot);
         let is_ours = |part: &Part<P>| {
             part.in_ring && part.queue == queue && u64::from(part.generation) == response.id >> 32
         };
-        let Some(part) = entry.filter(|part| part.as_ref().is_some_and(is_ours)).and_then(Option::take)
-        else {
+        let is_ours = self.parts.get(slot).is_some_and(is_ours);
+        let Some(part) = is_ours.then(|| self.parts.remove(slot)).flatten() else {
             return Err(alloc::format!("a response to no request, {:#x}", response.id));
         };
-        self.pool.give(part.descriptors.into_iter());
+        if !part.descriptors.is_empty() {
+            self.pool.give(part.descriptors.into_iter());
+        }
         let error = match response.status {
             blkif::RSP_OKAY => None,
             blkif::RSP_EOPNOTSUPP => Some(BlockError::NotSupported),
             _ => Some(BlockError::Io),
         };
-        if let Some(Some(job)) = self.jobs.get_mut(part.job) {
+        if let Some(job) = self.jobs.get_mut(part.job) {
             job.error = job.error.or(error);
             job.parts_left = job.parts_left.saturating_sub(1);
             if job.parts_left == 0 {
@@ -172,7 +174,7 @@ impl<P: Platform> BlkFront<P> {
     }
 
     pub(super) fn finish(&mut self, at: usize) {
-        if let Some(job) = self.jobs.get_mut(at).and_then(Option::take) {
+        if let Some(job) = self.jobs.remove(at) {
             let result = job.error.map_or(Ok(()), Err);
             self.completions.push_back(Completion { id: job.id, result, buffer: job.buffer });
         }
@@ -181,9 +183,7 @@ impl<P: Platform> BlkFront<P> {
     /// Sends what an earlier back end did not answer, in the order in which it was submitted.
     pub(super) fn requeue(&mut self) {
         let mut order: Vec<(RequestId, usize)> = Vec::new();
-        for (at, job) in self.jobs.iter().enumerate() {
-            order.extend(job.as_ref().map(|job| (job.id, at)));
-        }
+        order.extend(self.jobs.iter().map(|(at, job)| (job.id, at)));
         order.sort_unstable();
         for (_, at) in order {
             self.enqueue(at);
@@ -192,16 +192,17 @@ impl<P: Platform> BlkFront<P> {
 }
 
 /// The segments of a part, as the ring wants them.
-fn segments<P: Platform>(job: &Job<P>, part: &Part<P>) -> Vec<Segment> {
-    let Some(buffer) = &job.buffer else { return Vec::new() };
-    let pages = buffer.pages.iter().enumerate().skip(part.first_page).take(part.pages);
-    pages
-        .map(|(number, page)| {
-            let bytes = PAGE_SIZE.min(buffer.len().saturating_sub(number * PAGE_SIZE));
+fn segments<P: Platform>(job: &Job<P>, part: &Part<P>) -> impl Iterator<Item = Segment> {
+    let first = part.first_page;
+    let buffer = job.buffer.iter();
+    buffer.flat_map(move |buffer| {
+        let pages = buffer.pages.get(first..).unwrap_or_default().iter().take(part.pages);
+        pages.enumerate().map(move |(number, page)| {
+            let bytes = PAGE_SIZE.min(buffer.len().saturating_sub((first + number) * PAGE_SIZE));
             let last = u8::try_from((bytes / SECTOR_SIZE).saturating_sub(1)).unwrap_or(0);
             Segment { gref: page.grant().raw(), first_sect: 0, last_sect: last, pad: 0 }
         })
-        .collect()
+    })
 }
 
 fn push<P: Platform, T: IntoBytes + Immutable>(
@@ -214,19 +215,4 @@ fn push<P: Platform, T: IntoBytes + Immutable>(
     part.in_ring |= is_pushed;
     counters.ring_requests += u64::from(is_pushed);
     is_pushed
-}
-
-pub(super) fn insert<T>(slots: &mut Vec<Option<T>>, value: T) -> usize {
-    match slots.iter().position(Option::is_none) {
-        Some(at) => {
-            if let Some(slot) = slots.get_mut(at) {
-                *slot = Some(value);
-            }
-            at
-        }
-        None => {
-            slots.push(Some(value));
-            slots.len() - 1
-        }
-    }
 }
