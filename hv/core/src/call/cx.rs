@@ -112,7 +112,7 @@ impl<'a, P: Platform> Cx<'a, P> {
     }
 
     /// Wakes whom an event wakes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn wake(&self, domain: &Arc<Domain<P>>, wake: Wake) {
         if self.after == After::Continue
             && wake.is_upcall_of(self.vcpu.id)
@@ -120,9 +120,14 @@ impl<'a, P: Platform> Cx<'a, P> {
         {
             // It runs here, does not wait, and looks at the word before it enters the guest.
             self.vcpu.attention.raise(Reason::UPCALL);
-        } else {
-            self.system.wake(domain, wake);
+        } else if !wake.is_nobody() {
+            self.wake_others(domain, wake);
         }
+    }
+
+    #[inline(never)] // long, and of many callers
+    fn wake_others(&self, domain: &Domain<P>, wake: Wake) {
+        self.system.wake(domain, wake);
     }
 
     /// Makes the vCPUs of a domain forget translations: what [`Flush::perform`](crate::mem::Flush::perform) wants.

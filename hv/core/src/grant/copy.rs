@@ -116,7 +116,7 @@ fn copy_one<M: PhysMemory, D: Party>(
 }
 
 impl<D: Party> Side<'_, D> {
-    #[inline]
+    #[inline(always)] // two callers, both in the loop of each copy
     fn find<M: PhysMemory>(
         &mut self,
         ram: Ram<'_, M>,

@@ -39,6 +39,8 @@ pub struct SvmVcpu {
     pub(super) vmcb_phys: u64,
     pub(super) vmcb: Box<Vmcb>,
     pub(super) tag: Option<Tag>,
+    /// The CPU that loaded it last.
+    cpu: &'static PerCpu,
     pub(super) loaded: bool,
     pub(super) vector: VectorState,
     pub(super) debug: [u64; 4],
@@ -64,6 +66,7 @@ impl SvmVcpu {
             vmcb_phys: paging::direct_map_phys(&raw const *vmcb),
             vmcb,
             tag: None,
+            cpu: PerCpu::current(),
             loaded: false,
             vector: VectorState::new().ok_or(NewVcpuError)?,
             debug: [0; 4],
@@ -206,6 +209,7 @@ impl VcpuHw for SvmVcpu {
         }
         // Another CPU may have run it since: nothing that this one kept is good (section 15.15.4).
         self.touch(clean::ALL);
+        self.cpu = cpu;
         self.loaded = true;
         self.vector.load();
         // SAFETY: the CPU has the MSR where the feature says so; the debug registers are used by nobody else.
@@ -239,11 +243,10 @@ impl VcpuHw for SvmVcpu {
     #[inline]
     fn run(&mut self) -> Exit {
         loop {
-            let cpu = PerCpu::current();
-            if cpu.guest.load(Ordering::Relaxed) != self.vmcb_phys {
-                run::settle(cpu);
+            if self.cpu.guest.load(Ordering::Relaxed) != self.vmcb_phys {
+                run::settle(self.cpu);
                 // SAFETY: `load` was called on this CPU, by this trait's contract.
-                unsafe { run::prepare(cpu, self.vmcb_phys) };
+                unsafe { run::prepare(self.cpu, self.vmcb_phys) };
             }
             self.vmcb.save.rax = self.gprs.rax;
             // SAFETY: prepared above, or by an earlier turn, which `guest` tells.
