@@ -6,6 +6,7 @@ use pv_abi::sched::{Poll, Shutdown, reason};
 use pv_abi::{Errno, GuestVirt, Port};
 use pv_guest_kernel::Options;
 use pv_guest_kernel::conf::{Outcome, Test, error, events as checks};
+use pv_guest_kernel::sync::without_upcalls;
 use pv_guest_kernel::xen::{clock, events, hv, identity, sched, stub};
 
 // One vCPU: kicks from another one would end polls and blocks before their time, as they should.
