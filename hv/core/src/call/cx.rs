@@ -146,11 +146,7 @@ impl<'a, P: Platform> Cx<'a, P> {
 
     /// Gives a page back that [`pin`](Self::pin) pinned.
     pub(super) fn unpin(&self, domain: &Domain<P>, page: PageRef) {
-        let account = self.domain_account(domain);
+        let account = domain.memory.read().account().clone();
         account.put(self.system.ram(), page);
-    }
-
-    fn domain_account(&self, domain: &Domain<P>) -> Arc<crate::mem::PageAccount> {
-        domain.memory.read().account().clone()
     }
 }

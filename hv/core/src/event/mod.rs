@@ -124,8 +124,8 @@ impl Wake {
 
     /// Whether it is the upcall of this virtual CPU and nothing else.
     #[inline]
-    pub const fn is_upcall_of(&self, vcpu: VcpuId) -> bool {
-        self.pollers.is_empty() && vcpu.raw() < MAX_VCPUS as u32 && self.upcalls.0 == 1 << vcpu.raw()
+    pub fn is_upcall_of(&self, vcpu: VcpuId) -> bool {
+        self.pollers.is_empty() && 1u64.checked_shl(vcpu.raw()) == Some(self.upcalls.0)
     }
 
     /// Both obligations together.

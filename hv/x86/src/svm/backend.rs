@@ -10,7 +10,7 @@ use zerocopy::FromZeros;
 use super::maps::{MsrMap, PortMap};
 use super::npt::Npt;
 use super::run;
-use super::vcpu::{SvmVcpu, has_tsc_aux};
+use super::vcpu::SvmVcpu;
 use super::vmcb::Vmcb;
 use crate::cpu::features;
 use crate::cpu::io::{rdmsr, wrmsr};
@@ -76,7 +76,7 @@ impl Engine for Svm {
                 asids: leaf.ebx,
                 next_rip: leaf.edx & 1 << 3 != 0,
                 pause_filter: leaf.edx & 1 << 10 != 0,
-                rdtscp: has_tsc_aux(),
+                rdtscp: features::rdtscp(),
             },
         })
     }

@@ -20,7 +20,7 @@ use crate::cpu::fpu::VectorState;
 use crate::cpu::io::wrmsr;
 use crate::cpu::percpu::PerCpu;
 use crate::cpu::tags::Tag;
-use crate::cpu::{features, machine_check, traps};
+use crate::cpu::{machine_check, traps};
 use crate::paging;
 
 pub(super) const EFER_SVME: u64 = 1 << 12;
@@ -418,9 +418,4 @@ impl VcpuHw for SvmVcpu {
             self.touch(clean::PERMISSIONS);
         }
     }
-}
-
-/// Whether this CPU has TSC_AUX.
-pub(super) fn has_tsc_aux() -> bool {
-    features::rdtscp()
 }
