@@ -182,7 +182,8 @@ impl Bench {
             icount: job.lane != Lane::Wall && self.emulator == Emulator::Qemu,
             network: job.network.clone(),
             in_turn: job.set.may_load_x87(),
-            plain: true,
+            // The plain one has its processors take turns, which the clock would see.
+            plain: job.lane != Lane::Wall,
             ..Config::bare(self.emulator, run::boot(&self.images, &bundle, self.emulator, "bench")?)
         };
         let begin = Instant::now();
