@@ -184,9 +184,9 @@ pub struct Test {
     /// Only the tests that boot a machine in Bochs, or all but these
     #[arg(long)]
     pub emulator: Option<Emulator>,
-    /// So many at a time of those that keep only one processor busy
-    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = jobs)]
-    pub jobs: usize,
+    /// So many at a time of those that keep only one processor busy [default: this computer's processors]
+    #[arg(long, short, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<usize>,
     /// Only lists the tests
     #[arg(long)]
     pub list: bool,

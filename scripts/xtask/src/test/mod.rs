@@ -1,8 +1,8 @@
 //! `cargo xtask test`: everything that decides whether a change may stay.
 //!
-//! Each case runs once: one that passes only at the second try is broken. They run one after another; with `--jobs`, those
-//! that keep one processor busy run side by side, after the others. The last line is the sum over all parts, the unit tests
-//! included.
+//! Each case runs once: one that passes only at the second try is broken. Those that keep every processor of this computer
+//! busy run first, one after another; then the others, side by side. The last line is the sum over all parts, the unit
+//! tests included.
 
 mod bench;
 mod boot;
@@ -61,11 +61,13 @@ pub fn verb(options: &cli::Test) -> Result<u8> {
     }
     let context = Context::new(options.verbose);
     let begin = Instant::now();
-    let (slim, wide): (Vec<_>, Vec<_>) = chosen.iter().partition(|case| options.jobs > 1 && case.is_slim());
+    let jobs =
+        options.jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let (slim, wide): (Vec<_>, Vec<_>) = chosen.iter().partition(|case| jobs > 1 && case.is_slim());
     let mut sum = in_order(&Mutex::new(wide.into_iter()), &context);
     let slim = Mutex::new(slim.into_iter());
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..options.jobs).map(|_| scope.spawn(|| in_order(&slim, &context))).collect();
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| in_order(&slim, &context))).collect();
         for worker in workers {
             match worker.join() {
                 Ok(part) => sum += part,
