@@ -27,6 +27,8 @@ const SEEK: usize = 8;
 const AGAIN: usize = 8;
 /// How much behind that is discarded, and how much stays as it is behind it, in MiB each.
 const TAIL: usize = 2;
+/// The file that goes over the network, in MiB.
+const SENT: usize = 16;
 /// What the slower emulator's guest has on its command line: the kernel's self-tests of its ciphers take it seconds.
 const NO_CIPHER_TESTS: &str = "cryptomgr.notests=1";
 /// What a line of the kernel's log is about if it matters here.
@@ -133,8 +135,8 @@ echo upcalls=$(grep -c xen-percpu /proc/interrupts)
 dmesg -r | grep -E '^<[0-4]>' | sed 's/^/LOG /'
 ";
 
-/// A disk of noise, a disk with a file system, and the network, with two vCPUs. Where the emulator is `quick`, more goes over
-/// the network, and the guest then reboots and finds what it wrote.
+/// A disk of noise, a disk with a file system, and the network, with two vCPUs. Where the emulator is `quick`, the guest
+/// then reboots and finds what it wrote.
 fn everything(context: &Context, lane: Lane, quick: bool) -> Result<Verdict> {
     let linux = match Linux::get(Suite::Stable) {
         Ok(linux) => linux,
@@ -151,8 +153,7 @@ fn everything(context: &Context, lane: Lane, quick: bool) -> Result<Verdict> {
     let ext4 = files.add(context, &format!("{name}.ext4"), &[])?;
     make_ext4(context, &mut files, &name, &ext4, &note)?;
 
-    let sent = if quick { 16 } else { 4 };
-    let exchange = Exchange::start(sent * MIB)?;
+    let exchange = Exchange::start()?;
     let network = exchange.commands();
     // The first sector tells the second boot from the first. IDE, the disk of the slower one, discards nothing.
     let end = if quick { "reboot -f" } else { "exit 0" };
@@ -189,7 +190,7 @@ echo -n again | dd of=/dev/xvda conv=fsync,notrunc 2>/dev/null
     if !quick {
         bundle::append(&mut linux_guest.cmdline, NO_CIPHER_TESTS);
     }
-    add_neighbour(&mut set, sent)?;
+    add_neighbour(&mut set)?;
     let machine = Machine::new(context, &name, lane).disks(&[raw.clone(), ext4.clone()]).memory(640 << 20);
     let report = machine.network(Network::default()).limit(3000).boot(&set)?;
     let after = std::fs::read(&raw)?;
@@ -214,7 +215,7 @@ echo -n again | dd of=/dev/xvda conv=fsync,notrunc 2>/dev/null
     signs.extend(exchange.end(&report)?);
     let verdict = match judge(&report, &signs.iter().map(String::as_str).collect::<Vec<_>>()) {
         Verdict::Passed(note) => {
-            Verdict::Passed(format!("{note}, {sent} MiB from and to the host, and from the neighbour"))
+            Verdict::Passed(format!("{note}, {SENT} MiB from and to the host, and from the neighbour"))
         }
         other => return Ok(other),
     };
@@ -301,8 +302,8 @@ fn copy_in(context: &Context, files: &mut Files, name: &str, image: &Path) -> Re
     Ok(std::fs::read(copy)?)
 }
 
-/// A second guest, of ours, that serves a file of so many MiB on the bridge.
-fn add_neighbour(set: &mut DomainSet, mib: usize) -> Result<()> {
+/// A second guest, of ours, that serves a file of as many bytes on the bridge.
+fn add_neighbour(set: &mut DomainSet) -> Result<()> {
     let mut other = live::set("default.toml")?.guest()?.clone();
     other.disk = vec!["memory:24M".into()];
     other.vif = vec!["bridge".into()];
@@ -315,7 +316,7 @@ fn add_neighbour(set: &mut DomainSet, mib: usize) -> Result<()> {
         "neighbour",
         &format!(
             "ip 10.0.0.2/24; mkfs xvda && mount xvda && dd if=random of=/big.bin bs=64K count={} seed=9 && sha256 /big.bin && httpd requests=1",
-            mib * 16
+            SENT * 16
         ),
     )
 }
@@ -328,8 +329,8 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn start(bytes: usize) -> Result<Exchange> {
-        let body = noise(bytes, 7);
+    fn start() -> Result<Exchange> {
+        let body = noise(SENT * MIB, 7);
         let hash = workspace::sha256(&body);
         let [server, sink] = [(), ()].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
         let (server, sink) = (server?, sink?);
