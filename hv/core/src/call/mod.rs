@@ -8,9 +8,9 @@
 //! be written are probed before anything has happened. No lock is held when a handler is entered, and none when it
 //! returns.
 //!
-//! Long calls do a part of their work and return [`After::Preempted`], with a cursor in [`Cx::cursor`]: the registers are as they were, and
-//! the vCPU calls [`resume`] before it may enter its guest again. So no register of the guest ever holds a cursor, and
-//! the guest can neither see nor forge one.
+//! Long calls do a part of their work and return [`After::Preempted`], with a cursor in [`Cx::cursor`]: the registers are
+//! as they were, and the vCPU calls [`resume`] before it may enter its guest again. So no register of the guest ever holds
+//! a cursor, and the guest can neither see nor forge one.
 
 mod args;
 mod console;
