@@ -1,8 +1,14 @@
 //! Links every binary of this package with the kernel's linker script.
+//!
+//! The linker reads a copy in the target folder, which stays right when that folder is used from another checkout.
+
+use std::path::Path;
+use std::{env, fs};
 
 fn main() {
-    let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    println!("cargo:rustc-link-arg-bins=-T{dir}/kernel.ld");
+    let folder = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    fs::copy("kernel.ld", Path::new(&folder).join("kernel.ld")).expect("kernel.ld can be copied");
+    println!("cargo:rustc-link-arg-bins=-T{folder}/kernel.ld");
     println!("cargo:rustc-link-arg-bins=--build-id=none");
     println!("cargo:rustc-link-arg-bins=-znorelro");
     println!("cargo:rustc-link-arg-bins=-zmax-page-size=0x1000");
