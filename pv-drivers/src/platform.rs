@@ -113,6 +113,15 @@ pub trait SharedMemory: Send + Sync + 'static {
     }
     /// Copies bytes in from private memory.
     fn copy_in(&self, offset: usize, from: &[u8]);
+    /// Lets `fill` write `len` bytes in place, in one piece, if these are own pages that nobody else may write; else in
+    /// private memory, which is copied in afterwards. What `fill` finds there is what lay there, and what it leaves
+    /// untouched stays. It is called once.
+    fn fill_in(&mut self, offset: usize, len: usize, fill: &mut dyn FnMut(&mut [u8])) {
+        let mut bytes = alloc::vec![0; len];
+        self.copy_out(offset, &mut bytes);
+        fill(&mut bytes);
+        self.copy_in(offset, &bytes);
+    }
     /// Copies `len` bytes into another run. The two must not overlap.
     fn copy_to(&self, offset: usize, to: &Self, to_offset: usize, len: usize)
     where

@@ -49,6 +49,15 @@ impl<P: Platform> Shared<P> {
         }
     }
 
+    /// The memory, for what needs it alone.
+    #[must_use]
+    pub fn memory_mut(&mut self) -> &mut P::Memory {
+        match &mut self.memory {
+            Some(memory) => memory,
+            None => unreachable!("memory is there from `new` to `drop`"),
+        }
+    }
+
     /// The grants, one for each page in order.
     #[must_use]
     pub fn grants(&self) -> &[GrantRef] {

@@ -117,10 +117,30 @@ impl<P: Platform> FrontRing<P> {
             return Ok(None);
         }
         let at = self.rsp_cons;
+        Ok(Some((at, self.take())))
+    }
+
+    /// Takes the next response when [`Self::pending`] has just said that there is one.
+    #[must_use]
+    #[inline]
+    pub fn take<T: FromBytes + IntoBytes>(&mut self) -> T {
+        let at = self.rsp_cons;
         let mut response = T::new_zeroed();
         self.pages.memory().copy_out(self.shape.offset(at), response.as_mut_bytes());
         self.rsp_cons = at.advance(1);
-        Ok(Some((at, response)))
+        response
+    }
+
+    /// Where the next response lies, or will lie.
+    #[must_use]
+    pub fn next_response(&self) -> RingIndex {
+        self.rsp_cons
+    }
+
+    /// Where the next request goes.
+    #[must_use]
+    pub fn next_request(&self) -> RingIndex {
+        self.req_prod
     }
 
     /// Asks for an event after `after` more responses (at least one, and never more than are owed, so that the event

@@ -12,7 +12,7 @@ use pv_drivers::net::{Gso, NetCounters, NetFront, NetOptions, NetState, Offload,
 use pv_drivers::xenbus::{self, Frontend};
 use spin::Mutex;
 
-use super::link::{self, HEADER, Link, LinkInfo, Received};
+use super::link::{self, Link, LinkInfo, Received};
 use crate::cmdline;
 use crate::task::signal::Signal;
 use crate::task::{self};
@@ -32,7 +32,7 @@ struct Shared {
 struct FrontLink {
     shared: Arc<Shared>,
     seen: Mutex<u64>,
-    /// Where the stack writes a frame, before it is copied into the ring's pages.
+    /// Where the stack writes a frame that is cut into segments here, or that nobody takes.
     scratch: Vec<u8>,
 }
 
@@ -90,39 +90,41 @@ impl Link for FrontLink {
     }
 
     fn can_send(&self) -> bool {
-        let front = self.shared.front.lock();
-        let (v4, v6) = front.can_send_large();
-        front.can_send(if v4 || v6 { PACKET_MAX } else { front.mtu() + HEADER })
+        self.shared.front.lock().can_send(PACKET_MAX)
     }
 
     fn send(&mut self, length: usize, segment: Option<u16>, fill: &mut dyn FnMut(&mut [u8])) {
-        let frame = link::prepare(&mut self.scratch, length);
-        fill(frame);
         let mut front = self.shared.front.lock();
-        let gso = segment.map(|size| Gso { is_v6: frame.get(12) == Some(&0x86), size });
-        let takes_large = gso.is_none_or(|gso| {
-            let (v4, v6) = front.can_send_large();
-            if gso.is_v6 { v6 } else { v4 }
-        });
-        if front.can_leave_checksums() && takes_large {
-            let csum_blank = packet::fill_blank(frame);
-            send(&mut front, frame, Offload { csum_blank, validated: csum_blank, gso });
-            return;
+        let leaves_checksums = front.can_leave_checksums();
+        if segment.is_some() && !(leaves_checksums && front.can_send_large() == (true, true)) {
+            // Perhaps nobody helps.
+            let frame = link::prepare(&mut self.scratch, length);
+            fill(frame);
+            return send_large(&mut front, frame, segment);
         }
-        // Nobody helps.
-        let plans = match gso {
-            None => {
-                packet::fill_checksum(frame);
-                return send(&mut front, frame, Offload::default());
+        let mut is_filled = false;
+        let sent = front.send_with(length, &mut |frame| {
+            link::clear_small(frame);
+            fill(frame);
+            is_filled = true;
+            if leaves_checksums {
+                let csum_blank = packet::fill_blank(frame);
+                let gso = segment.map(|size| gso(frame, size));
+                return Offload { csum_blank, validated: csum_blank, gso };
             }
-            Some(gso) => packet::segment(frame, length, gso).unwrap_or_default(),
-        };
-        for plan in plans {
-            let mut part = plan.header;
-            part.extend_from_slice(&frame[plan.start..plan.start + plan.len]);
-            packet::fill_checksum(&mut part);
-            send(&mut front, &part, Offload::default());
+            packet::fill_checksum(frame);
+            Offload::default()
+        });
+        if !is_filled {
+            fill(link::prepare(&mut self.scratch, length));
         }
+        if let Err(error) = sent {
+            log::debug!("eth0: {length} bytes not sent: {error:?}");
+        }
+    }
+
+    fn flush(&mut self) {
+        self.shared.front.lock().kick();
     }
 
     fn counters(&self) -> NetCounters {
@@ -135,6 +137,30 @@ impl Link for FrontLink {
             ready |= events::poll_wait(port, cx).is_ready();
         }
         if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+fn gso(frame: &[u8], size: u16) -> Gso {
+    Gso { is_v6: frame.get(12) == Some(&0x86), size }
+}
+
+/// Sends a large frame, cut into segments here if the back end does not do that for its kind.
+fn send_large(front: &mut NetFront<Xen>, frame: &mut [u8], segment: Option<u16>) {
+    let gso = segment.map(|size| gso(frame, size));
+    let takes_large = gso.is_none_or(|gso| {
+        let (v4, v6) = front.can_send_large();
+        if gso.is_v6 { v6 } else { v4 }
+    });
+    if front.can_leave_checksums() && takes_large {
+        let csum_blank = packet::fill_blank(frame);
+        return send(front, frame, Offload { csum_blank, validated: csum_blank, gso });
+    }
+    let plans = gso.and_then(|gso| packet::segment(frame, frame.len(), gso)).unwrap_or_default();
+    for plan in plans {
+        let mut part = plan.header;
+        part.extend_from_slice(&frame[plan.start..plan.start + plan.len]);
+        packet::fill_checksum(&mut part);
+        send(front, &part, Offload::default());
     }
 }
 

@@ -64,6 +64,8 @@ pub trait Link: Send {
     /// Sends a frame of `length` bytes, which `fill` writes; it is called once, whatever becomes of the frame. The frame
     /// is to be cut into segments with so many bytes of payload, if `segment` says that.
     fn send(&mut self, length: usize, segment: Option<u16>, fill: &mut dyn FnMut(&mut [u8]));
+    /// Shows what was sent to the device, if it has not seen it.
+    fn flush(&mut self) {}
     /// What went through it so far; zero where nobody counts.
     fn counters(&self) -> NetCounters {
         NetCounters::default()

@@ -238,6 +238,7 @@ impl Stack {
                 device.probe.own = interface.ipv4_addr();
                 // Takes and sends until the link has no more of either, or the sockets: `poll_delay` tells if they have.
                 interface.poll(now(), device, sockets);
+                device.link.flush();
                 // What came meanwhile is taken in another round, if its answers have room.
                 let has_come = device.link.poll();
                 let has_room = device.link.can_send();

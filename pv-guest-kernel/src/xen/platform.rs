@@ -6,6 +6,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pv_abi::grant::{Copy, CopyFlags, CopyPtr, MapFlags, MapGrantRef, UnmapGrantRef};
 use pv_abi::{DomainId, Errno, Gfn, GrantHandle, GrantRef, GuestPhys, Port};
@@ -27,10 +28,15 @@ enum Kind {
 }
 
 /// A run of pages: own, or mapped.
+///
+/// Invariant: nobody but the holder of a run of [`Kind::Own`] writes it unless `is_open` says so, devices aside, to which
+/// a driver gives only what it does not touch meanwhile.
 pub struct Pages {
     base: u64,
     count: usize,
     kind: Kind,
+    /// A page was granted to a peer that may write it.
+    is_open: AtomicBool,
 }
 
 impl Pages {
@@ -46,12 +52,16 @@ impl Pages {
         let base = run.ok_or(Errno::ENOMEM)?.0;
         // SAFETY: the frames are ours alone and in the direct map.
         unsafe { ptr::write_bytes(mm::ptr::<u8>(base), 0, count * PAGE as usize) };
-        Ok(Pages { base, count, kind: Kind::Own })
+        Ok(Pages::of(base, count, Kind::Own))
     }
 
     /// Makes an object of one frame of our own that stays reserved for ever (a ring that the toolstack set up).
     pub fn of_frame(gfn: Gfn) -> Pages {
-        Pages { base: gfn.raw() * PAGE, count: 1, kind: Kind::Mapped(Vec::new()) }
+        Pages::of(gfn.raw() * PAGE, 1, Kind::Mapped(Vec::new()))
+    }
+
+    fn of(base: u64, count: usize, kind: Kind) -> Pages {
+        Pages { base, count, kind, is_open: AtomicBool::new(false) }
     }
 
     /// Bytes of the run.
@@ -152,9 +162,7 @@ impl SharedMemory for Pages {
 
     fn read_u32(&self, offset: usize) -> u32 {
         // SAFETY: as `read_u8`; an atomic, for its ordering.
-        unsafe {
-            (*self.at::<core::sync::atomic::AtomicU32>(offset)).load(core::sync::atomic::Ordering::Acquire)
-        }
+        unsafe { (*self.at::<AtomicU32>(offset)).load(Ordering::Acquire) }
     }
 
     fn read_u64(&self, offset: usize) -> u64 {
@@ -175,8 +183,7 @@ impl SharedMemory for Pages {
     fn write_u32(&self, offset: usize, value: u32) {
         // SAFETY: as `write_u8`; an atomic, for its ordering.
         unsafe {
-            (*self.at::<core::sync::atomic::AtomicU32>(offset))
-                .store(value, core::sync::atomic::Ordering::Release);
+            (*self.at::<AtomicU32>(offset)).store(value, Ordering::Release);
         }
     }
 
@@ -205,6 +212,19 @@ impl SharedMemory for Pages {
     fn copy_in(&self, offset: usize, from: &[u8]) {
         // SAFETY: as `copy_out`, in the other direction.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), self.span(offset, from.len()), from.len()) };
+    }
+
+    fn fill_in(&mut self, offset: usize, len: usize, fill: &mut dyn FnMut(&mut [u8])) {
+        if matches!(self.kind, Kind::Own) && !self.is_open.load(Ordering::Relaxed) {
+            // SAFETY: `span` checks the place, which is initialized (zeroed when it was allocated). By the invariant of
+            // `Pages` nobody else writes it; `self` is borrowed alone, so that no other method reaches it meanwhile.
+            // A peer to which it is granted may read it, which is not this program's access.
+            return fill(unsafe { core::slice::from_raw_parts_mut(self.span(offset, len), len) });
+        }
+        let mut bytes = vec![0; len];
+        self.copy_out(offset, &mut bytes);
+        fill(&mut bytes);
+        self.copy_in(offset, &bytes);
     }
 
     fn copy_to(&self, offset: usize, to: &Self, to_offset: usize, len: usize) {
@@ -271,7 +291,11 @@ impl Platform for Xen {
     }
 
     fn grant(&self, peer: DomainId, memory: &Pages, page: usize, access: Access) -> Result<GrantRef, Errno> {
-        grants::grant(peer, memory.gfn(page).raw(), access == Access::ReadWrite)
+        let is_open = access == Access::ReadWrite;
+        if is_open {
+            memory.is_open.store(true, Ordering::Relaxed);
+        }
+        grants::grant(peer, memory.gfn(page).raw(), is_open)
     }
 
     fn ungrant(&self, grant: GrantRef) -> Result<(), Errno> {
@@ -299,7 +323,7 @@ impl Platform for Xen {
         let failed = ops.iter().find(|op| !op.status.is_okay()).map(|op| op.status);
         let Some(status) = failed else {
             let handles = ops.iter().map(|op| (op.handle, op.dev_bus_addr)).collect();
-            return Ok(Pages { base: first * PAGE, count: refs.len(), kind: Kind::Mapped(handles) });
+            return Ok(Pages::of(first * PAGE, refs.len(), Kind::Mapped(handles)));
         };
         log::debug!("map {} pages of {peer}: {status}", refs.len());
         for op in &ops {
@@ -330,11 +354,10 @@ impl Platform for Xen {
         for op in &ops {
             let result = called.and_then(|()| op.status.ok().map_err(grants::errno));
             out.push(match result {
-                Ok(()) => Ok(Pages {
-                    base: op.host_addr.raw(),
-                    count: 1,
-                    kind: Kind::Mapped(vec![(op.handle, op.dev_bus_addr)]),
-                }),
+                Ok(()) => {
+                    let kind = Kind::Mapped(vec![(op.handle, op.dev_bus_addr)]);
+                    Ok(Pages::of(op.host_addr.raw(), 1, kind))
+                }
                 Err(e) => {
                     special::free(op.host_addr.gfn().raw());
                     Err(e)
