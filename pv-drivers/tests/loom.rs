@@ -1,8 +1,12 @@
-//! The two ends of a ring on two processors, in every order that the memory model allows.
+//! The two ends of a ring on two processors, in every order that the memory model allows; and what the guest kernel's
+//! tasks wait for and are woken by.
 //!
 //! What is shown: a message is never seen before its bytes are there, and an end that went to sleep is told of
-//! every message that was sent after its last look. `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
+//! every message that was sent after its last look. A task that waits for a signal is woken by every change it has not
+//! seen, and polled after every wake. `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
 #![cfg(loom)]
+
+extern crate alloc;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -221,5 +225,134 @@ fn an_event_for_two_responses_comes() {
         server.join().unwrap();
         assert!(is_complete || event.load(Ordering::SeqCst), "asleep with two responses");
         assert_eq!(front.pending(), Ok(2));
+    });
+}
+
+/// What the guest kernel's files below need of it.
+mod sync {
+    pub struct IrqMutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> IrqMutex<T> {
+        pub fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+        pub fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+    }
+}
+
+#[path = "../../pv-guest-kernel/src/task/signal.rs"]
+#[allow(dead_code)]
+mod signal;
+
+#[path = "../../pv-guest-kernel/src/task/state.rs"]
+#[allow(dead_code)]
+mod state;
+
+use signal::Signal;
+use state::State;
+use std::task::{Context, Wake, Waker};
+
+/// Notes that it was woken.
+#[derive(Default)]
+struct Bell(std::sync::atomic::AtomicBool);
+
+impl Bell {
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Raises a signal on another processor, each time after a change of what it tells of.
+fn raiser(signal: &Arc<Signal>, value: &Arc<AtomicU32>, times: u32) -> thread::JoinHandle<()> {
+    let (signal, value) = (signal.clone(), value.clone());
+    thread::spawn(move || {
+        for _ in 0..times {
+            value.fetch_add(1, Ordering::Relaxed);
+            signal.raise();
+        }
+    })
+}
+
+#[test]
+fn a_task_that_waits_for_a_signal_is_woken() {
+    loom::model(|| {
+        let (signal, value) = (Arc::new(Signal::new()), Arc::new(AtomicU32::new(0)));
+        let raiser = raiser(&signal, &value, 2);
+        let bell = std::sync::Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        let (mut seen, mut last) = (0, 0);
+        while signal.poll_changed(&mut seen, &mut Context::from_waker(&waker)).is_ready() {
+            last = value.load(Ordering::Relaxed);
+        }
+        raiser.join().unwrap();
+        // It waits since it saw `last` changes: of any later one it must have been told.
+        assert!(last == 2 || bell.take(), "asleep with {last} of 2 changes");
+    });
+}
+
+#[test]
+fn a_task_in_the_place_of_another_is_woken() {
+    loom::model(|| {
+        let (signal, value) = (Arc::new(Signal::new()), Arc::new(AtomicU32::new(0)));
+        let other = std::sync::Arc::new(Bell::default());
+        let waker = Waker::from(other.clone());
+        assert!(signal.poll_changed(&mut 0, &mut Context::from_waker(&waker)).is_pending());
+        signal.raise();
+        assert!(other.take());
+        let raiser = raiser(&signal, &value, 1);
+        let bell = std::sync::Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        let (mut seen, mut last) = (1, 0);
+        while signal.poll_changed(&mut seen, &mut Context::from_waker(&waker)).is_ready() {
+            last = value.load(Ordering::Relaxed);
+        }
+        raiser.join().unwrap();
+        assert!(last == 1 || bell.take(), "asleep");
+        assert!(!other.take(), "woken by a change that it did not wait for");
+    });
+}
+
+/// A task's poll sees what was done before it was woken, however wakes and polls meet; and nobody else polls it.
+#[test]
+fn a_task_is_polled_after_each_wake() {
+    loom::model(|| {
+        let state = Arc::new(State::new());
+        let value = Arc::new(AtomicU32::new(0));
+        // How often it is in the queue.
+        let queue = Arc::new(AtomicU32::new(1));
+        let waker = {
+            let (state, value, queue) = (state.clone(), value.clone(), queue.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    value.fetch_add(1, Ordering::Relaxed);
+                    if state.wake() {
+                        assert_eq!(queue.fetch_add(1, Ordering::AcqRel), 0, "twice in the queue");
+                    }
+                }
+            })
+        };
+        let mut last = 0;
+        let mut serve = || {
+            while queue.load(Ordering::Acquire) > 0 {
+                queue.fetch_sub(1, Ordering::AcqRel);
+                state.begin();
+                last = value.load(Ordering::Relaxed);
+                if state.end() {
+                    assert_eq!(queue.fetch_add(1, Ordering::AcqRel), 0, "twice in the queue");
+                }
+            }
+            last
+        };
+        serve();
+        waker.join().unwrap();
+        assert_eq!(serve(), 2, "a wake was lost");
     });
 }

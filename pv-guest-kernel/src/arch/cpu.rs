@@ -12,7 +12,7 @@ use pv_abi::event::two_level::PortSet;
 
 use super::gdt::Tables;
 use crate::sync::IrqMutex;
-use crate::task::timer::TimerQueue;
+use crate::task::deadlines::Deadlines;
 use crate::xen::events::Queues;
 
 /// As many vCPUs as the kernel will start.
@@ -50,7 +50,7 @@ pub struct PerCpu {
     /// FIFO queues of this vCPU.
     pub queues: Queues,
     /// Tasks that sleep until a time, and their timer.
-    pub timers: IrqMutex<TimerQueue>,
+    pub timers: IrqMutex<Deadlines>,
     /// GDT and TSS.
     pub tables: Tables,
 }
@@ -81,7 +81,7 @@ impl PerCpu {
             blocks: AtomicU64::new(0),
             ports: [const { AtomicU64::new(0) }; 64],
             queues: Queues::new(),
-            timers: IrqMutex::new(TimerQueue::new()),
+            timers: IrqMutex::new(Deadlines::new()),
             tables: Tables::new(),
         }));
         cpu.this = &raw const *cpu;

@@ -46,7 +46,8 @@ unsafe impl Source for FrameSource {
 #[derive(Clone, Copy)]
 struct Freed {
     first: Option<NonNull<u8>>,
-    count: usize,
+    /// How many more are kept.
+    room: usize,
 }
 
 struct Blocks {
@@ -71,26 +72,39 @@ const fn layout_of(index: usize) -> Layout {
     unsafe { Layout::from_size_align_unchecked((index + 1) * UNIT, UNIT) }
 }
 
+/// How many freed blocks of a small size are kept.
+const fn most(index: usize) -> usize {
+    KEPT / UNIT / (index + 1)
+}
+
 impl Freed {
-    const NONE: Self = Self { first: None, count: 0 };
+    const NONE: [Self; SIZES] = {
+        let mut none = [Self { first: None, room: 0 }; SIZES];
+        let mut index = 0;
+        while index < SIZES {
+            none[index].room = most(index);
+            index += 1;
+        }
+        none
+    };
 
     #[inline]
     fn take(&mut self) -> Option<NonNull<u8>> {
         let block = self.first?;
         // SAFETY: `put` wrote the word, and nobody has used the block since.
         self.first = unsafe { block.cast().read() };
-        self.count -= 1;
+        self.room += 1;
         Some(block)
     }
 
     /// # Safety
-    /// The block must be of this size, and nobody's.
+    /// The block must be of this size, and nobody's; there must be room.
     #[inline]
     unsafe fn put(&mut self, block: NonNull<u8>) {
         // SAFETY: a block has room for a word and is aligned for it.
         unsafe { block.cast().write(self.first) };
         self.first = Some(block);
-        self.count += 1;
+        self.room -= 1;
     }
 }
 
@@ -118,7 +132,7 @@ impl Blocks {
     unsafe fn deallocate(&mut self, block: NonNull<u8>, layout: Layout) {
         match small(layout) {
             // SAFETY: by this function's contract, blocks with this index all have the same layout.
-            Some(index) if self.freed[index].count < KEPT / UNIT / (index + 1) => unsafe {
+            Some(index) if self.freed[index].room > 0 => unsafe {
                 self.freed[index].put(block);
             },
             // SAFETY: as above.
@@ -132,7 +146,7 @@ impl Blocks {
 struct Heap(IrqMutex<Blocks>);
 
 #[global_allocator]
-static HEAP: Heap = Heap(IrqMutex::new(Blocks { talc: Talc::new(FrameSource), freed: [Freed::NONE; SIZES] }));
+static HEAP: Heap = Heap(IrqMutex::new(Blocks { talc: Talc::new(FrameSource), freed: Freed::NONE }));
 
 // SAFETY: `Blocks` does the work, one caller at a time.
 unsafe impl GlobalAlloc for Heap {
@@ -168,8 +182,8 @@ unsafe impl GlobalAlloc for Heap {
 /// Bytes allocated, and bytes claimed from the frame allocator.
 pub fn count() -> (usize, usize) {
     let heap = HEAP.0.lock();
-    let kept: usize =
-        heap.freed.iter().enumerate().map(|(index, freed)| freed.count * (index + 1) * UNIT).sum();
+    let bytes = |(index, freed): (usize, &Freed)| (most(index) - freed.room) * (index + 1) * UNIT;
+    let kept: usize = heap.freed.iter().enumerate().map(bytes).sum();
     let c = heap.talc.counters();
     (c.allocated_bytes - kept, c.claimed_bytes)
 }

@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Shared {
     front: Mutex<NetFront<Xen>>,
-    /// The state in XenStore may have changed.
-    changed: Signal,
+    /// An event came, or the state in XenStore may have changed. One for each interface, which lives as long as the kernel.
+    changed: &'static Signal,
 }
 
 /// A front end, as the stack uses it.
@@ -42,7 +42,7 @@ impl Shared {
         let before: Vec<Port> = front.ports().collect();
         store::with(|store| front.on_store(store));
         for port in front.ports().filter(|port| !before.contains(port)) {
-            events::listen(port, "netfront");
+            events::raise_on(port, "netfront", self.changed);
         }
         drop(front);
         self.changed.raise();
@@ -132,11 +132,7 @@ impl Link for FrontLink {
     }
 
     fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut ready = self.shared.changed.poll_changed(&mut self.seen.lock(), cx).is_ready();
-        for port in self.shared.front.lock().ports() {
-            ready |= events::poll_wait(port, cx).is_ready();
-        }
-        if ready { Poll::Ready(()) } else { Poll::Pending }
+        self.shared.changed.poll_changed(&mut self.seen.lock(), cx)
     }
 }
 
@@ -194,7 +190,7 @@ pub async fn connect() {
     };
     // Large packets come in whole.
     let front = NetFront::new(&Xen, ends, NetOptions { queues: queues(), ..NetOptions::default() });
-    let shared = Arc::new(Shared { front: Mutex::new(front), changed: Signal::new() });
+    let shared = Arc::new(Shared { front: Mutex::new(front), changed: Box::leak(Box::default()) });
     shared.follow();
     let connecting = async {
         loop {

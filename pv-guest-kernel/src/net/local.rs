@@ -92,7 +92,7 @@ struct Shared {
     /// The stack has something to do.
     for_stack: Signal,
     /// The bridge has something to do.
-    for_bridge: Arc<Signal>,
+    for_bridge: &'static Signal,
 }
 
 /// A received frame, in a buffer that goes back when this is dropped.
@@ -138,7 +138,7 @@ pub struct LocalCard {
 ///
 /// # Errors
 /// Out of memory.
-pub fn pair(mac: [u8; 6], for_bridge: Arc<Signal>) -> Result<(LocalLink, LocalCard), Errno> {
+pub fn pair(mac: [u8; 6], for_bridge: &'static Signal) -> Result<(LocalLink, LocalCard), Errno> {
     let (inward, outward) = (Half::new()?, Half::new()?);
     let shared = Arc::new(Shared { mac, inward, outward, for_stack: Signal::new(), for_bridge });
     let link = LocalLink { shared: shared.clone(), seen: Mutex::new(0), scratch: Vec::new() };

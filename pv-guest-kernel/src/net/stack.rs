@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::future::{Future, poll_fn};
-use core::pin::pin;
+use core::pin::Pin;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::Poll;
 use core::time::Duration;
@@ -203,7 +203,7 @@ impl Stack {
         let mut seen = 0;
         poll_fn(|cx| {
             // First the wish, then the look: nothing that comes in between is missed.
-            let _ = self.moved.poll_changed(&mut seen, cx);
+            while self.moved.poll_changed(&mut seen, cx).is_ready() {}
             attempt(&mut self.inner.lock()).map_or(Poll::Pending, Poll::Ready)
         })
         .await
@@ -212,24 +212,27 @@ impl Stack {
     /// Moves the stack on for ever.
     pub async fn serve(self: Arc<Self>) {
         let mut seen = 0;
+        let mut sleep = task::sleep_until(u64::MAX);
         loop {
-            let delay = self.rounds().await;
+            let (now, delay) = self.rounds().await;
             if self.watchers.load(Ordering::Relaxed) > 0 {
                 self.moved.raise();
             }
-            let mut sleep = pin!(task::sleep(delay.unwrap_or(Duration::from_secs(3600))));
+            let nanos = |at: Instant| at.total_micros() as u64 * 1000;
+            sleep.reset(delay.map(|delay| nanos(now + delay.into())), nanos(now));
             poll_fn(|cx| {
-                let mut ready = self.work.poll_changed(&mut seen, cx).is_ready();
-                ready |= self.inner.lock().device.link.poll_wait(cx).is_ready();
-                ready |= sleep.as_mut().poll(cx).is_ready();
+                // Both are asked, so that a round answers both.
+                let has_work = self.work.poll_changed(&mut seen, cx).is_ready();
+                let has_come = self.inner.lock().device.link.poll_wait(cx).is_ready();
+                let ready = has_work || has_come || Pin::new(&mut sleep).poll(cx).is_ready();
                 if ready { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
         }
     }
 
-    /// Polls until nothing is left to do; how long it can rest then.
-    async fn rounds(&self) -> Option<Duration> {
+    /// Polls until nothing is left to do; how long it can rest then, and from when on.
+    async fn rounds(&self) -> (Instant, Option<Duration>) {
         loop {
             self.inner.lock().device.link.poll();
             for _ in 0..ROUNDS {
@@ -237,21 +240,22 @@ impl Stack {
                 let Inner { interface, sockets, device, dhcp, .. } = &mut *inner;
                 device.probe.own = interface.ipv4_addr();
                 // Takes and sends until the link has no more of either, or the sockets: `poll_delay` tells if they have.
-                interface.poll(now(), device, sockets);
+                let now = now();
+                interface.poll(now, device, sockets);
                 device.link.flush();
                 // What came meanwhile is taken in another round, if its answers have room.
                 let has_come = device.link.poll();
                 let has_room = device.link.can_send();
                 let configured = dhcp
                     .is_some_and(|h| addresses::follow(interface, sockets.get_mut::<dhcpv4::Socket<'_>>(h)));
-                let delay = interface.poll_delay(now(), sockets).map(Duration::from);
+                let delay = interface.poll_delay(now, sockets).map(Duration::from);
                 drop(inner);
                 if configured {
                     self.addresses.raise();
                 }
                 match plan(has_come, has_room, configured, delay) {
                     Plan::Again => {}
-                    Plan::Rest(delay) => return delay,
+                    Plan::Rest(delay) => return (now, delay),
                 }
             }
             task::yield_now().await;

@@ -3,34 +3,38 @@
 //! A vCPU that finds nothing ready halts until an event comes (HLT with upcalls let in: unlike SCHEDOP_block with them
 //! masked, it cannot lose an event that came just before, on any hypervisor). Waking is allowed from
 //! upcalls. A waker sends an IPI event only if there is more ready work than its own vCPU takes next, and another vCPU
-//! is idle. Invariant: a task is in the queue at most once (`QUEUED`), and polled by one vCPU at a time (the future's lock).
+//! is idle.
+//!
+//! Invariants: a task is in the queue at most once, and polled by one vCPU at a time: see [`State`].
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::task::Wake;
+use core::cell::UnsafeCell;
 use core::future::Future;
+use core::mem::ManuallyDrop;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 
-use crate::arch::cpu;
+use super::state::State;
+use crate::arch::cpu::{self, PerCpu};
+use crate::arch::{instr, trap};
 use crate::sync::IrqMutex;
-
-const IDLE: u8 = 0;
-const QUEUED: u8 = 1;
-const RUNNING: u8 = 2;
-/// Woken while running: goes back to the queue after the poll.
-const AGAIN: u8 = 3;
 
 type Body = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct Task {
-    state: AtomicU8,
-    future: spin::Mutex<Option<Body>>,
+    state: State,
+    /// Touched by the vCPU that polls the task.
+    future: UnsafeCell<Option<Body>>,
 }
+
+// SAFETY: one vCPU at a time polls the task; the future is `Send`.
+unsafe impl Sync for Task {}
 
 static READY: IrqMutex<VecDeque<Arc<Task>>> = IrqMutex::new(VecDeque::new());
 /// Bit n: vCPU n is idle.
@@ -62,63 +66,62 @@ fn push(task: Arc<Task>) {
 
 impl Wake for Task {
     fn wake(self: Arc<Self>) {
-        let mut state = self.state.load(Ordering::Acquire);
-        loop {
-            let next = match state {
-                IDLE => QUEUED,
-                RUNNING => AGAIN,
-                _ => return,
-            };
-            match self.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => break,
-                Err(now) => state = now,
-            }
-        }
-        if state == IDLE {
+        if self.state.wake() {
             push(self);
+        }
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.wake() {
+            push(self.clone());
         }
     }
 }
 
 fn run(task: Arc<Task>) {
     cpu::this().polls.fetch_add(1, Ordering::Relaxed);
-    task.state.store(RUNNING, Ordering::Release);
-    let waker = Waker::from(task.clone());
-    let mut slot = task.future.lock();
+    task.state.begin();
+    // SAFETY: a second handle, which is not counted and not dropped: `task` outlives it.
+    let waker = ManuallyDrop::new(Waker::from(unsafe { core::ptr::read(&task) }));
+    // SAFETY: between `begin` and `end` nobody else reaches it.
+    let slot = unsafe { &mut *task.future.get() };
     let Some(future) = slot.as_mut() else { return };
     if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
         *slot = None;
         TASKS.fetch_sub(1, Ordering::Relaxed);
         return;
     }
-    drop(slot);
-    if task.state.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_err() {
-        task.state.store(QUEUED, Ordering::Release);
+    if task.state.end() {
         push(task);
     }
+}
+
+/// Runs what is ready on this vCPU, or else waits for an event, unless `is_done`.
+#[inline]
+fn step(me: &PerCpu, is_done: impl Fn() -> bool) {
+    let next = READY.lock().pop_front();
+    if let Some(task) = next {
+        return run(task);
+    }
+    // Say "idle" first, look again with upcalls masked, and only then halt.
+    instr::cli();
+    me.idle.store(true, Ordering::Relaxed);
+    IDLE_CPUS.fetch_or(1 << me.id, Ordering::SeqCst);
+    if READY.lock().is_empty() && !is_done() {
+        me.blocks.fetch_add(1, Ordering::Relaxed);
+        trap::idle_wait();
+    } else {
+        instr::sti();
+    }
+    IDLE_CPUS.fetch_and(!(1 << me.id), Ordering::SeqCst);
+    me.idle.store(false, Ordering::Relaxed);
 }
 
 /// Runs tasks on this vCPU for ever.
 pub fn run_forever() -> ! {
     let me = cpu::this();
     loop {
-        let next = READY.lock().pop_front();
-        if let Some(task) = next {
-            run(task);
-            continue;
-        }
-        // Say "idle" first, look again with upcalls masked, and only then halt.
-        crate::arch::instr::cli();
-        me.idle.store(true, Ordering::Relaxed);
-        IDLE_CPUS.fetch_or(1 << me.id, Ordering::SeqCst);
-        if READY.lock().is_empty() {
-            me.blocks.fetch_add(1, Ordering::Relaxed);
-            crate::arch::trap::idle_wait();
-        } else {
-            crate::arch::instr::sti();
-        }
-        IDLE_CPUS.fetch_and(!(1 << me.id), Ordering::SeqCst);
-        me.idle.store(false, Ordering::Relaxed);
+        step(me, || false);
     }
 }
 
@@ -130,22 +133,7 @@ pub fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'sta
         if let Some(value) = handle.take() {
             return value;
         }
-        let next = READY.lock().pop_front();
-        if let Some(task) = next {
-            run(task);
-            continue;
-        }
-        crate::arch::instr::cli();
-        me.idle.store(true, Ordering::Relaxed);
-        IDLE_CPUS.fetch_or(1 << me.id, Ordering::SeqCst);
-        if READY.lock().is_empty() && !handle.is_done() {
-            me.blocks.fetch_add(1, Ordering::Relaxed);
-            crate::arch::trap::idle_wait();
-        } else {
-            crate::arch::instr::sti();
-        }
-        IDLE_CPUS.fetch_and(!(1 << me.id), Ordering::SeqCst);
-        me.idle.store(false, Ordering::Relaxed);
+        step(me, || handle.is_done());
     }
 }
 
@@ -195,7 +183,7 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
         out.waker.wake();
     });
     TASKS.fetch_add(1, Ordering::Relaxed);
-    push(Arc::new(Task { state: AtomicU8::new(QUEUED), future: spin::Mutex::new(Some(body)) }));
+    push(Arc::new(Task { state: State::new(), future: UnsafeCell::new(Some(body)) }));
     JoinHandle(shared)
 }
 

@@ -30,6 +30,7 @@ use crate::arch::cpu::{self, PerCpu};
 use crate::arch::trap;
 use crate::mm::{self, frames};
 use crate::sync::IrqMutex;
+use crate::task::signal::Signal;
 use crate::task::timer;
 
 /// How events are told.
@@ -338,6 +339,17 @@ pub fn on(port: Port, name: &'static str, function: fn(usize), argument: usize) 
     unmask(port);
 }
 
+/// Raises a signal for each event of a port, in the upcall. One signal for many ports makes waiting for all of them as
+/// cheap as for one.
+pub fn raise_on(port: Port, name: &'static str, signal: &'static Signal) {
+    on(port, name, raise, core::ptr::from_ref(signal) as usize);
+}
+
+fn raise(signal: usize) {
+    // SAFETY: only `raise_on` names this function, and gives it the address of a signal that lives for ever.
+    unsafe { &*(signal as *const Signal) }.raise();
+}
+
 /// Lets tasks wait for a port's events.
 pub fn listen(port: Port, name: &'static str) {
     if let Some(slot) = slot(port.raw()) {
@@ -355,7 +367,7 @@ pub async fn wait(port: Port) {
 /// As [`wait`], for hand-written futures.
 pub fn poll_wait(port: Port, cx: &mut Context<'_>) -> Poll<()> {
     let Some(slot) = slot(port.raw()) else { return Poll::Ready(()) };
-    if slot.fired.swap(false, Ordering::AcqRel) {
+    if slot.fired.load(Ordering::Relaxed) && slot.fired.swap(false, Ordering::AcqRel) {
         return Poll::Ready(());
     }
     slot.waker.register(cx.waker());

@@ -279,6 +279,26 @@ fn copy_ptr(end: CopyEnd) -> (CopyPtr, bool) {
     }
 }
 
+/// Copies for which a call's operations lie on the stack: in a page that the hypervisor has mostly just looked up.
+const FEW: usize = 2;
+
+/// Has the hypervisor copy; `ops` has room for as many.
+fn copy_with(copies: &mut [GrantCopy], ops: &mut [Copy]) {
+    let ops = &mut ops[..copies.len()];
+    for (op, copy) in ops.iter_mut().zip(copies.iter()) {
+        let (source, from_grant) = copy_ptr(copy.from);
+        let (dest, to_grant) = copy_ptr(copy.to);
+        let mut flags = CopyFlags::empty();
+        flags.set(CopyFlags::SOURCE_GREF, from_grant);
+        flags.set(CopyFlags::DEST_GREF, to_grant);
+        *op = Copy { source, dest, len: copy.len, flags: flags.bits(), ..Copy::default() };
+    }
+    let called = grants::copy(ops);
+    for (copy, op) in copies.iter_mut().zip(ops) {
+        copy.result = called.and_then(|()| op.status.ok().map_err(grants::errno));
+    }
+}
+
 impl Platform for Xen {
     type Memory = Pages;
 
@@ -379,21 +399,11 @@ impl Platform for Xen {
     }
 
     fn grant_copy(&self, copies: &mut [GrantCopy]) {
-        let mut ops: Vec<Copy> = copies
-            .iter()
-            .map(|c| {
-                let (source, from_grant) = copy_ptr(c.from);
-                let (dest, to_grant) = copy_ptr(c.to);
-                let mut flags = CopyFlags::empty();
-                flags.set(CopyFlags::SOURCE_GREF, from_grant);
-                flags.set(CopyFlags::DEST_GREF, to_grant);
-                Copy { source, dest, len: c.len, flags: flags.bits(), ..Copy::default() }
-            })
-            .collect();
-        let called = grants::copy(&mut ops);
-        for (copy, op) in copies.iter_mut().zip(&ops) {
-            copy.result = called.and_then(|()| op.status.ok().map_err(grants::errno));
+        // Most calls are for one or two.
+        if copies.len() <= FEW {
+            return copy_with(copies, &mut [Copy::default(); FEW]);
         }
+        copy_with(copies, &mut vec![Copy::default(); copies.len()]);
     }
 
     fn alloc_unbound(&self, peer: DomainId) -> Result<Port, Errno> {

@@ -49,7 +49,8 @@ pub struct Network {
     interrupt: Option<Interrupt>,
     interfaces: Mutex<Vec<Interface>>,
     client: Mutex<LocalStore>,
-    work: Arc<Signal>,
+    /// Something is to be done: an interface's event came, or somebody changed something here.
+    work: &'static Signal,
 }
 
 /// Starts the first network card that there is a driver for.
@@ -100,7 +101,11 @@ fn default_mac(domain: DomainId, number: u32) -> [u8; 6] {
 }
 
 /// Puts this domain itself on its bridge: `ip=` on the command line says with which address.
-fn join(own: DomainId, bridge: &mut Bridge<Xen, AnyUplink>, work: Arc<Signal>) -> Result<(), pv_abi::Errno> {
+fn join(
+    own: DomainId,
+    bridge: &mut Bridge<Xen, AnyUplink>,
+    work: &'static Signal,
+) -> Result<(), pv_abi::Errno> {
     let mac = default_mac(own, OWN_NUMBER);
     let (link, card) = net::local::pair(mac, work)?;
     bridge.add_card(Mac::new(mac), Box::new(card))?;
@@ -116,9 +121,9 @@ impl Network {
     pub fn find(own: DomainId, store: Arc<Service>) -> Result<Arc<Self>, pv_abi::Errno> {
         let (uplink, interrupt) = find_uplink();
         let mut bridge = Bridge::new(&Xen, uplink)?;
-        let work = Arc::new(Signal::new());
+        let work: &'static Signal = Box::leak(Box::default());
         if cmdline::value("ip").is_some() {
-            join(own, &mut bridge, work.clone())?;
+            join(own, &mut bridge, work)?;
         }
         let client = Mutex::new(store.client());
         Ok(Arc::new(Self {
@@ -228,9 +233,6 @@ impl Network {
                     has_interrupted |= events::poll_wait(interrupt.port(), cx).is_ready();
                 }
                 ready |= has_interrupted;
-                for port in self.bridge.lock().ports() {
-                    ready |= events::poll_wait(port, cx).is_ready();
-                }
                 if ready { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
@@ -283,7 +285,7 @@ impl Network {
             let before: Vec<Port> = vif.ports().collect();
             vif.on_store(&mut *self.client.lock());
             for port in vif.ports().filter(|port| !before.contains(port)) {
-                events::listen(port, "netback");
+                events::raise_on(port, "netback", self.work);
             }
         }
         drop(bridge);
