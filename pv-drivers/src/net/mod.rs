@@ -15,6 +15,7 @@ pub mod packet;
 mod steer;
 #[cfg(test)]
 mod tests;
+mod transit;
 mod uplink;
 
 pub use back::{BackCounters, BackOptions, NetBack};
@@ -27,6 +28,8 @@ pub use uplink::{NoUplink, Uplink, UplinkBuffer, UplinkCounters};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER: usize = 14;
+/// Bytes of a packet that are looked at: Ethernet, IP and TCP with all that they usually carry.
+const PEEK: usize = 128;
 /// The largest packet on a ring, Ethernet header and all.
 pub const PACKET_MAX: usize = 65535;
 

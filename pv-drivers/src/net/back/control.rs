@@ -1,25 +1,32 @@
-//! The control ring of a guest's interface: it says how packets for it are hashed, and to which queue each hash goes
-//! (`io/netif.h`, "Control messages").
+//! The control ring of a guest's interface: it says how packets for it are hashed, to which queue each hash goes, and
+//! which pages are to stay mapped (`io/netif.h`, "Control messages").
 //!
 //! # Invariants
 //!
 //! * What a request points to is copied into our own page, and used only from there.
 //! * A request that is not understood, or says what cannot be, is refused and changes nothing. Only an index that
 //!   cannot be true disables the interface.
+//! * Pages are added all or none; those that are taken out are unmapped before that is answered.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use pv_abi::ids::{DomainId, GrantRef, Port};
-use pv_abi::io::netif::{self, CtrlRequest, CtrlResponse};
+use pv_abi::io::netif::{self, CtrlGref, CtrlRequest, CtrlResponse};
+use zerocopy::IntoBytes;
 
 use super::super::steer::{HASH_TYPES, KEY_MAX, MAPPING_MAX, Steering};
-use crate::platform::{Access, CopyEnd, GrantCopy, Platform, SharedMemory};
+use super::queue::Queue;
+use crate::platform::{Access, CopyEnd, GrantCopy, PAGE_SIZE, Platform, SharedMemory};
 use crate::ring::{BackRing, RingFault};
 
 /// Requests served before packets get their turn.
 const BUDGET: u32 = 16;
+
+/// Entries of a list of pages.
+const LIST_MAX: usize = PAGE_SIZE / size_of::<CtrlGref>();
+const INVALID: u32 = netif::CTRL_STATUS_INVALID_PARAMETER;
 
 /// A status, and what a successful request brings.
 type Answer = Result<u32, u32>;
@@ -29,8 +36,10 @@ pub(in super::super) struct Control<P: Platform> {
     peer: DomainId,
     ring: BackRing<P::Memory>,
     port: Port,
-    /// Where keys and mappings are copied to.
+    /// Where keys, mappings and lists are copied to.
     page: P::Memory,
+    /// An event was asked for, and nothing was taken since.
+    is_armed: bool,
 }
 
 impl<P: Platform> Control<P> {
@@ -42,7 +51,7 @@ impl<P: Platform> Control<P> {
         let port = platform
             .bind_interdomain(peer, port)
             .map_err(|error| format!("the control ring's event channel cannot be bound: {error}"))?;
-        Ok(Self { platform: platform.clone(), peer, ring, port, page })
+        Ok(Self { platform: platform.clone(), peer, ring, port, page, is_armed: false })
     }
 
     pub fn port(&self) -> Port {
@@ -50,8 +59,12 @@ impl<P: Platform> Control<P> {
     }
 
     /// Serves what is in the ring, and returns how many requests that were. There may be more after that.
-    pub fn serve(&mut self, queues: usize, steering: &mut Steering) -> Result<usize, RingFault> {
+    pub fn serve(&mut self, queues: &mut [Queue<P>], steering: &mut Steering) -> Result<usize, RingFault> {
         let waiting = self.ring.pending()?.min(BUDGET);
+        if waiting == 0 {
+            return Ok(0);
+        }
+        self.is_armed = false;
         for _ in 0..waiting {
             let request: CtrlRequest = self.ring.take();
             let (status, data) = match self.answer(&request, queues, steering) {
@@ -69,11 +82,15 @@ impl<P: Platform> Control<P> {
 
     /// Asks for an event. `true`: there is more already.
     pub fn arm(&mut self) -> Result<bool, RingFault> {
-        self.ring.arm(1)
+        if self.is_armed {
+            return Ok(false);
+        }
+        let more = self.ring.arm(1)?;
+        self.is_armed = !more;
+        Ok(more)
     }
 
-    fn answer(&self, request: &CtrlRequest, queues: usize, steering: &mut Steering) -> Answer {
-        const INVALID: u32 = netif::CTRL_STATUS_INVALID_PARAMETER;
+    fn answer(&self, request: &CtrlRequest, queues: &mut [Queue<P>], steering: &mut Steering) -> Answer {
         const UNSUPPORTED: u32 = netif::CTRL_STATUS_NOT_SUPPORTED;
         let [first, count, offset] = request.data;
         let most = u32::try_from(MAPPING_MAX).unwrap_or(0);
@@ -122,13 +139,70 @@ impl<P: Platform> Control<P> {
                 let mut entries: Vec<u16> = Vec::with_capacity(len);
                 for entry in bytes.as_chunks().0 {
                     let queue = u16::try_from(u32::from_le_bytes(*entry)).map_err(|_| INVALID)?;
-                    entries.push(Some(queue).filter(|queue| usize::from(*queue) < queues).ok_or(INVALID)?);
+                    entries
+                        .push(Some(queue).filter(|queue| usize::from(*queue) < queues.len()).ok_or(INVALID)?);
                 }
                 place.copy_from_slice(&entries);
                 Ok(0)
             }
+            netif::CTRL_TYPE_GET_GREF_MAPPING_SIZE => {
+                Ok(u32::try_from(queue_of(queues, first)?.mapped.most()).unwrap_or(0))
+            }
+            netif::CTRL_TYPE_ADD_GREF_MAPPING => self.keep_mapped(queue_of(queues, first)?, count, offset),
+            netif::CTRL_TYPE_DEL_GREF_MAPPING => self.let_go(queue_of(queues, first)?, count, offset),
             _ => Err(UNSUPPORTED),
         }
+    }
+
+    /// Copies a list of pages, once.
+    fn list(&self, grant: u32, entries: u32) -> Result<Vec<CtrlGref>, u32> {
+        let count = usize::try_from(entries).ok().filter(|count| *count <= LIST_MAX).ok_or(INVALID)?;
+        let mut list = alloc::vec![CtrlGref::default(); count];
+        self.fetch(grant, list.as_mut_bytes())?;
+        Ok(list)
+    }
+
+    /// Maps the pages of a list: all or none.
+    fn keep_mapped(&self, queue: &mut Queue<P>, grant: u32, entries: u32) -> Answer {
+        let mut wanted = Vec::new();
+        for entry in self.list(grant, entries)? {
+            let access = match entry.flags {
+                0 => Access::ReadWrite,
+                netif::CTRLF_GREF_READONLY => Access::ReadOnly,
+                _ => return Err(INVALID),
+            };
+            wanted.push((GrantRef::new(entry.gref), access));
+        }
+        if queue.mapped.add(&self.platform, self.peer, &wanted) { Ok(0) } else { Err(INVALID) }
+    }
+
+    /// Unmaps the pages of a list, says in it which were mapped, and returns their number. If it cannot be said in it,
+    /// all stay.
+    fn let_go(&self, queue: &mut Queue<P>, grant: u32, entries: u32) -> Answer {
+        let mut list = self.list(grant, entries)?;
+        let mut gone = Vec::new();
+        for entry in &mut list {
+            let grant = GrantRef::new(entry.gref);
+            let removed = queue.mapped.remove(grant);
+            let status = if removed.is_some() { netif::CTRL_STATUS_SUCCESS } else { INVALID };
+            entry.status = u16::try_from(status).unwrap_or(u16::MAX);
+            gone.extend(removed.map(|(is_writable, memory)| (grant, is_writable, memory)));
+        }
+        if let Err(status) = self.write_back(grant, list.as_bytes()) {
+            for (grant, is_writable, memory) in gone {
+                queue.mapped.put_back(grant, is_writable, memory);
+            }
+            return Err(status);
+        }
+        let count = u32::try_from(gone.len()).unwrap_or(0);
+        self.platform.unmap(gone.into_iter().map(|(.., memory)| memory).collect());
+        Ok(count)
+    }
+
+    /// Copies to the start of a page of the guest.
+    fn write_back(&self, grant: u32, from: &[u8]) -> Result<(), u32> {
+        self.page.copy_in(0, from);
+        self.copy(grant, from.len(), true)
     }
 
     /// Copies the start of a page of the guest.
@@ -136,19 +210,30 @@ impl<P: Platform> Control<P> {
         if to.is_empty() {
             return Ok(());
         }
-        let grant = GrantRef::new(grant);
-        let mut copies = [GrantCopy {
-            from: CopyEnd::Foreign { domain: self.peer, grant, offset: 0 },
-            to: CopyEnd::Local { gfn: self.page.gfn(0), offset: 0 },
-            len: u16::try_from(to.len()).unwrap_or(0),
-            result: Ok(()),
-        }];
-        self.platform.grant_copy(&mut copies);
-        let [copy] = copies;
-        copy.result.map_err(|_| netif::CTRL_STATUS_INVALID_PARAMETER)?;
+        self.copy(grant, to.len(), false)?;
         self.page.copy_out(0, to);
         Ok(())
     }
+
+    /// Copies between the start of a page of the guest and our own page.
+    fn copy(&self, grant: u32, len: usize, is_back: bool) -> Result<(), u32> {
+        if len == 0 {
+            return Ok(());
+        }
+        let theirs = CopyEnd::Foreign { domain: self.peer, grant: GrantRef::new(grant), offset: 0 };
+        let ours = CopyEnd::Local { gfn: self.page.gfn(0), offset: 0 };
+        let (from, to) = if is_back { (ours, theirs) } else { (theirs, ours) };
+        let len = u16::try_from(len).map_err(|_| INVALID)?;
+        let mut copies = [GrantCopy { from, to, len, result: Ok(()) }];
+        self.platform.grant_copy(&mut copies);
+        let [copy] = copies;
+        copy.result.map_err(|_| INVALID)
+    }
+}
+
+/// The queue with this index.
+fn queue_of<P: Platform>(queues: &mut [Queue<P>], index: u32) -> Result<&mut Queue<P>, u32> {
+    usize::try_from(index).ok().and_then(|index| queues.get_mut(index)).ok_or(INVALID)
 }
 
 impl<P: Platform> Drop for Control<P> {

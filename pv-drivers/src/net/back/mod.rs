@@ -1,6 +1,7 @@
 //! The other end of a guest's interface. It lives in a [`Bridge`](super::Bridge), which moves its packets.
 
 mod control;
+mod mapped;
 mod queue;
 mod tx;
 
@@ -20,9 +21,9 @@ use crate::platform::{Nanos, Platform};
 use crate::xenbus::{Backend, XenbusState};
 use crate::xs::{Store, TransactionId, read_text, write_display};
 use control::Control;
-pub(super) use queue::PEEK;
-pub(super) use queue::{Held, Queue};
-pub(super) use tx::{Packet, Piece, Pieces, advance};
+#[cfg(test)]
+pub(super) use mapped::MAPPED_MAX;
+pub(super) use queue::{Queue, advance};
 
 /// What a back end offers and demands.
 #[derive(Clone, Debug)]
@@ -234,7 +235,7 @@ impl<P: Platform> NetBack<P> {
     /// Serves the control ring, and returns how many requests that were.
     pub(super) fn serve_control(&mut self) -> usize {
         let Some(control) = self.control.as_mut().filter(|_| self.fault.is_none()) else { return 0 };
-        match control.serve(self.queues.len(), &mut self.steering) {
+        match control.serve(&mut self.queues, &mut self.steering) {
             Ok(count) => count,
             Err(fault) => {
                 self.disable(format!("its control ring: {fault}"));
@@ -372,7 +373,8 @@ impl<P: Platform> NetBack<P> {
                 (None, Some(port)) => (Port::new(port), None),
                 (None, None) => return Err("no event channel".into()),
             };
-            queues.push(Queue::connect(&self.platform, ends.peer(), tx, rx, tx_port, rx_port)?);
+            let of = usize::try_from(count).unwrap_or(usize::MAX);
+            queues.push(Queue::connect(&self.platform, ends.peer(), tx, rx, tx_port, rx_port, of)?);
         }
         if let Some(grant) = ends.peer_number(store, key::CTRL_RING_REF) {
             let port = ends.peer_number(store, key::EVENT_CHANNEL_CTRL);

@@ -3,14 +3,13 @@
 use alloc::string::String;
 use core::fmt;
 
-use pv_abi::ids::{DomainId, GrantRef};
+use pv_abi::ids::GrantRef;
 use pv_abi::io::netif::{self, ExtraInfo, TxRequest};
-use smallvec::{SmallVec, smallvec};
 use zerocopy::FromBytes;
 
+use super::super::transit::{Packet, Piece, Transit};
 use super::super::{ETHERNET_HEADER, Gso, Offload};
-use super::PEEK;
-use crate::platform::{CopyEnd, PAGE_SIZE, SharedMemory};
+use crate::platform::{PAGE_SIZE, SharedMemory};
 use crate::ring::{BackRing, RingFault};
 
 /// A slot of the transmit ring, copied once.
@@ -56,133 +55,101 @@ impl fmt::Display for TxFault {
     }
 }
 
-/// A run of bytes of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) struct Piece {
-    pub end: CopyEnd,
-    pub len: usize,
-}
-
-/// Pieces of a packet; most have one or two, which need no memory of their own.
-pub(in super::super) type Pieces = SmallVec<[Piece; 2]>;
-/// What is to be answered: ids, and extras without one.
-pub(in super::super) type Ids = SmallVec<[Option<u16>; 4]>;
-
-/// A packet on its way. The first bytes are private, so that nothing that was decided by them can change.
-pub(in super::super) struct Packet {
-    /// A private copy of the first bytes.
-    pub header: SmallVec<[u8; PEEK]>,
-    /// The same bytes in memory that can be copied from, and that only we can reach.
-    pub header_source: CopyEnd,
-    /// What follows.
-    pub body: Pieces,
-    pub len: usize,
-    pub offload: Offload,
-}
-
-/// A packet as the ring describes it.
-pub(super) struct Parsed {
-    pub ids: Ids,
-    pub pieces: Pieces,
-    pub len: usize,
-    pub offload: Offload,
-    /// Malformed, but the slots are well-formed.
-    pub is_bad: Option<&'static str>,
-}
-
 fn request<M: SharedMemory>(ring: &mut BackRing<M>, left: &mut u32) -> Result<Slot, TxFault> {
     *left = left.checked_sub(1).ok_or(TxFault::Unfinished)?;
     Ok(ring.take())
 }
 
-/// Takes one packet off the ring; `pending` slots are known to be there.
-pub(super) fn parse<M: SharedMemory>(
+/// Takes one packet off the ring into an empty transit; `pending` slots are known to be there. Says what is wrong with
+/// a packet that is malformed in well-formed slots.
+pub(super) fn parse<M: SharedMemory, T>(
     ring: &mut BackRing<M>,
     pending: &mut u32,
-    peer: DomainId,
-) -> Result<Parsed, TxFault> {
+    transit: &mut Transit<T>,
+) -> Result<Option<&'static str>, TxFault> {
     let read = |slot: Slot| TxRequest::read_from_bytes(&slot[..]).map_err(|_| TxFault::Unfinished);
     let first = read(request(ring, pending)?)?;
-    let mut parsed = Parsed {
-        ids: smallvec![Some(first.id)],
-        pieces: Pieces::new(),
-        len: first.size.into(),
-        offload: Offload {
-            csum_blank: first.flags & netif::TX_CSUM_BLANK != 0,
-            validated: first.flags & (netif::TX_DATA_VALIDATED | netif::TX_CSUM_BLANK) != 0,
-            gso: None,
-        },
-        is_bad: None,
+    let (ids, packet) = (&mut transit.ids, &mut transit.packet);
+    ids.push(Some(first.id));
+    packet.len = first.size.into();
+    packet.offload = Offload {
+        csum_blank: first.flags & netif::TX_CSUM_BLANK != 0,
+        validated: first.flags & (netif::TX_DATA_VALIDATED | netif::TX_CSUM_BLANK) != 0,
+        gso: None,
     };
+    let mut is_bad = None;
     let mut more_extras = first.flags & netif::TX_EXTRA_INFO != 0;
     while more_extras {
         let slot = request(ring, pending)?;
-        if parsed.ids.len() > EXTRAS_MAX {
+        if ids.len() > EXTRAS_MAX {
             return Err(TxFault::TooManyPieces);
         }
-        parsed.ids.push(None);
+        ids.push(None);
         let extra = ExtraInfo::read_from_prefix(&slot).map_err(|_| TxFault::Unfinished)?.0;
         more_extras = extra.flags & netif::EXTRA_FLAG_MORE != 0;
-        take_extra(&extra, &mut parsed)?;
+        take_extra(&extra, packet, &mut is_bad)?;
     }
-    // The first request names the whole size; its own is what the others leave.
-    let mut rest: SmallVec<[TxRequest; 2]> = SmallVec::new();
-    let mut more = first.flags & netif::TX_MORE_DATA != 0;
-    while more {
-        let next = read(request(ring, pending)?)?;
-        if rest.len() + 1 >= netif::NR_SLOTS_MIN {
-            return Err(TxFault::TooManyPieces);
+    let piece = |request: &TxRequest, len: u16| {
+        if usize::from(request.offset) + usize::from(len) > PAGE_SIZE {
+            return Err(TxFault::CrossesPage { offset: request.offset, size: len });
         }
-        parsed.ids.push(Some(next.id));
-        more = next.flags & netif::TX_MORE_DATA != 0;
-        rest.push(next);
-    }
-    let rest_len: usize = rest.iter().map(|request| usize::from(request.size)).sum();
-    let own = parsed.len.checked_sub(rest_len).and_then(|own| u16::try_from(own).ok());
-    let own = own.ok_or(TxFault::Lengths)?;
-    for (request, size) in core::iter::once((&first, own)).chain(rest.iter().map(|r| (r, r.size))) {
-        if usize::from(request.offset) + usize::from(size) > PAGE_SIZE {
-            return Err(TxFault::CrossesPage { offset: request.offset, size });
+        Ok(Piece { grant: GrantRef::new(request.gref), offset: request.offset, len })
+    };
+    if first.flags & netif::TX_MORE_DATA == 0 {
+        packet.pieces.push(piece(&first, first.size)?);
+    } else {
+        // The first request names the whole size; its own is what the others leave.
+        packet.pieces.push(Piece { grant: GrantRef::new(first.gref), offset: first.offset, len: 0 });
+        let (mut rest, mut more, mut fault) = (0, true, None);
+        while more {
+            let next = read(request(ring, pending)?)?;
+            if packet.pieces.len() >= netif::NR_SLOTS_MIN {
+                return Err(TxFault::TooManyPieces);
+            }
+            ids.push(Some(next.id));
+            more = next.flags & netif::TX_MORE_DATA != 0;
+            rest += usize::from(next.size);
+            match piece(&next, next.size) {
+                Ok(piece) => packet.pieces.push(piece),
+                Err(other) => fault = fault.or(Some(other)),
+            }
         }
-        let end =
-            CopyEnd::Foreign { domain: peer, grant: GrantRef::new(request.gref), offset: request.offset };
-        parsed.pieces.push(Piece { end, len: size.into() });
+        let own = packet.len.checked_sub(rest).and_then(|own| u16::try_from(own).ok());
+        let own = piece(&first, own.ok_or(TxFault::Lengths)?)?;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        if let Some(first) = packet.pieces.first_mut() {
+            *first = own;
+        }
     }
-    if parsed.len < ETHERNET_HEADER {
-        parsed.is_bad = Some("shorter than a header");
+    if packet.len < ETHERNET_HEADER {
+        is_bad = Some("shorter than a header");
     }
-    Ok(parsed)
+    Ok(is_bad)
 }
 
-fn take_extra(extra: &ExtraInfo, parsed: &mut Parsed) -> Result<(), TxFault> {
+fn take_extra(
+    extra: &ExtraInfo,
+    packet: &mut Packet,
+    is_bad: &mut Option<&'static str>,
+) -> Result<(), TxFault> {
     match extra.kind {
         netif::EXTRA_TYPE_GSO => {
             let (kind, size) = (extra.gso_kind(), extra.gso_size());
             if !matches!(kind, netif::GSO_TYPE_TCPV4 | netif::GSO_TYPE_TCPV6) || size == 0 {
                 return Err(TxFault::Gso { kind, size });
             }
-            parsed.offload.gso = Some(Gso { is_v6: kind == netif::GSO_TYPE_TCPV6, size });
+            packet.offload.gso = Some(Gso { is_v6: kind == netif::GSO_TYPE_TCPV6, size });
         }
         // Neither was offered; both are harmless.
         netif::EXTRA_TYPE_MCAST_ADD | netif::EXTRA_TYPE_MCAST_DEL => {
-            parsed.is_bad = Some("no packet, but a filter that was not offered");
+            *is_bad = Some("no packet, but a filter that was not offered");
         }
         netif::EXTRA_TYPE_HASH => {}
         kind => return Err(TxFault::Extra(kind)),
     }
     Ok(())
-}
-
-/// The place `skip` bytes behind an end.
-pub(in super::super) fn advance(end: CopyEnd, skip: usize) -> CopyEnd {
-    // Pieces stay inside a page, which was checked when they were made.
-    let skip = u16::try_from(skip).unwrap_or(u16::MAX);
-    match end {
-        CopyEnd::Local { gfn, offset } => CopyEnd::Local { gfn, offset: offset.saturating_add(skip) },
-        CopyEnd::Foreign { domain, grant, offset } => {
-            CopyEnd::Foreign { domain, grant, offset: offset.saturating_add(skip) }
-        }
-    }
 }
 
 impl From<TxFault> for String {

@@ -1,16 +1,16 @@
 //! Into a guest: its room, its buffers, and the answers for them.
 
 use alloc::format;
-use alloc::vec::Vec;
 
 use pv_abi::ids::GrantRef;
 use pv_abi::io::netif::{self, RxResponse};
 use smallvec::SmallVec;
 
-use super::super::back::{NetBack, Packet};
-use super::plan::{Delivery, RxSlot, copy_range};
+use super::super::back::NetBack;
+use super::super::transit::{Delivery, Packet, RxSlot};
+use super::copies::{Copies, Reader, Target};
 use super::{PortId, Verdict, sooner};
-use crate::platform::{CopyEnd, GrantCopy, Nanos, PAGE_SIZE, Platform};
+use crate::platform::{CopyEnd, Nanos, PAGE_SIZE, Platform};
 
 /// Whether a guest has room; if not, since when, and how long that is borne.
 pub(super) fn room<P: Platform>(
@@ -48,46 +48,60 @@ pub(super) fn room<P: Platform>(
     }
 }
 
-/// Takes a guest's buffers for a packet and adds the copies into them.
-pub(super) fn deliver<P: Platform>(
+/// Takes a guest's buffers for a packet.
+pub(super) fn accept<P: Platform>(
     vif: &mut NetBack<P>,
     port: PortId,
     number: usize,
     packet: &Packet,
-    copies: &mut Vec<GrantCopy>,
 ) -> Option<Delivery> {
-    let domain = vif.domain();
     let queue = vif.queues.get_mut(number)?;
     let mut slots = SmallVec::new();
-    let mut grants: SmallVec<[GrantRef; 4]> = SmallVec::new();
     let has_extra = packet.offload.gso.is_some();
-    for page in 0..packet.len.div_ceil(PAGE_SIZE) {
+    let mut left = packet.len;
+    while left > 0 {
         let request = queue.take_rx();
-        grants.push(GrantRef::new(request.gref));
-        slots.push(RxSlot { id: request.id, len: PAGE_SIZE.min(packet.len - page * PAGE_SIZE) });
-        if page == 0 && has_extra {
+        let len = left.min(PAGE_SIZE);
+        slots.push(RxSlot { id: request.id, grant: GrantRef::new(request.gref), len });
+        left -= len;
+        if slots.len() == 1 && has_extra {
             // The extra takes a slot, and with it the request there.
             let _ = queue.take_rx();
         }
     }
-    let to = |done: usize| {
-        let grant = *grants.get(done / PAGE_SIZE)?;
-        let offset = u16::try_from(done % PAGE_SIZE).ok()?;
-        Some((CopyEnd::Foreign { domain, grant, offset }, PAGE_SIZE - done % PAGE_SIZE))
-    };
-    let before = copies.len();
-    let is_whole = copy_range(packet, 0, packet.len, to, copies).is_some();
-    let delivery = Delivery {
+    Some(Delivery {
         port,
         queue: number,
         slots,
         has_extra,
         len: packet.len,
         offload: packet.offload,
-        is_whole,
-        copies: copies.len() - before,
-    };
-    Some(delivery)
+        is_whole: false,
+        copies: 0,
+    })
+}
+
+/// Copies a packet into the buffers that were taken for it, or adds the copies that do so.
+pub(super) fn fill<P: Platform>(
+    vif: &NetBack<P>,
+    delivery: &mut Delivery,
+    mut reader: Reader<'_, P>,
+    copies: &mut Copies<'_>,
+) -> Option<()> {
+    let domain = vif.domain();
+    let queue = vif.queues.get(delivery.queue)?;
+    let before = copies.list.len();
+    let mut is_whole = true;
+    for slot in &delivery.slots {
+        let target = Target::Guest {
+            end: CopyEnd::Foreign { domain, grant: slot.grant, offset: 0 },
+            memory: queue.mapped.writable(slot.grant),
+        };
+        is_whole &= reader.copy(slot.len, &target, copies).is_some();
+    }
+    delivery.is_whole = is_whole;
+    delivery.copies = copies.list.len() - before;
+    Some(())
 }
 
 /// Answers the buffers of a packet.

@@ -1,8 +1,9 @@
 //! Joins the interfaces of guests with each other and with an uplink.
 //!
 //! A packet is taken from its sender's ring, its first bytes are copied into private memory and looked at, and all of
-//! it is then copied by the hypervisor straight into the receiver's buffers (or the uplink's). What decided about the
-//! packet is what arrives: the looked-at bytes come from the private copy.
+//! it is then copied straight into the receiver's buffers (or the uplink's): at once where both ends are pages that stay
+//! mapped or memory of our own, by the hypervisor, many in one call, where they are not. What decided about the packet is
+//! what arrives: the looked-at bytes come from the private copy.
 //!
 //! # Rules
 //!
@@ -11,46 +12,53 @@
 //! * Senders take turns, packet by packet, so that a flood takes no more than its share.
 //! * Whoever breaks the rules of a ring is disabled alone.
 //!
+//! Packets are boxed and passed on by pointer, and all lists are kept from one round to the next: where nothing is new,
+//! nothing is allocated.
+//!
 //! A bridge has one owner; put a lock around it if several processors serve it.
 
+mod copies;
 mod execute;
 mod guest;
 mod place;
-mod plan;
 mod route;
 mod slow;
 mod table;
 mod take;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::vec::Vec;
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::Port;
-use smallvec::SmallVec;
 
-use super::back::{Held, NetBack, Packet};
-use super::uplink::{Uplink, UplinkBuffer};
-use super::{Mac, Offload};
+use super::Mac;
+use super::back::NetBack;
+use super::transit::{OnTheWay, Pool};
+use super::uplink::Uplink;
 use crate::platform::{GrantCopy, Nanos, Platform};
-use plan::Delivery;
 pub use table::MacTable;
 
-/// An interface of a bridge.
+/// An interface of a bridge. The number of one that was taken out is given again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PortId(u32);
+pub struct PortId(Place);
 
-/// The uplink's place among the interfaces.
-const UPLINK: PortId = PortId(0);
+/// Where an interface is found.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+enum Place {
+    Card(usize),
+    Vif(usize),
+}
 
-/// A place of the bridge that is no guest: the uplink, or an address of this domain's own.
+/// A place of the bridge that is no guest: the uplink, which is the first, or an address of this domain's own.
 struct Card<M, U> {
     uplink: U,
     /// The only address behind it, if that is known.
     mac: Option<Mac>,
     /// Packets from it that wait for their turn.
-    received: VecDeque<(UplinkBuffer<M>, Packet)>,
+    received: VecDeque<OnTheWay<M>>,
     /// Since when packets wait for its buffers.
     blocked_since: Option<Nanos>,
 }
@@ -100,50 +108,31 @@ pub struct BridgeCounters {
     pub copies: u64,
     /// Bytes in them.
     pub copied_bytes: u64,
+    /// Bytes copied without it: between pages that stay mapped and memory of our own.
+    pub mapped_bytes: u64,
 }
 
-/// Where a packet came from.
-enum Source<M> {
-    Vif(PortId, usize, Held),
-    Card(PortId, UplinkBuffer<M>, Packet),
-}
-
-impl<M> Source<M> {
-    fn packet(&self) -> &Packet {
-        match self {
-            Self::Vif(_, _, held) => &held.packet,
-            Self::Card(_, _, packet) => packet,
-        }
-    }
-
-    fn port(&self) -> PortId {
-        match self {
-            Self::Vif(port, ..) | Self::Card(port, ..) => *port,
-        }
-    }
-}
-
-/// A packet for the uplink, or another card, whose bytes are being copied.
-struct CardSend<M> {
-    card: PortId,
-    offload: Offload,
-    buffer: UplinkBuffer<M>,
-    len: usize,
-    /// To fill in the checksum, the headers.
-    checksum: Option<Vec<u8>>,
-    copies: usize,
-}
-
-/// A packet and all that is being done with it.
-struct Planned<M> {
-    source: Source<M>,
-    deliveries: SmallVec<[Delivery; 1]>,
-    sends: SmallVec<[CardSend<M>; 1]>,
-}
-
+/// What is to be done together.
 struct Plan<M> {
     copies: Vec<GrantCopy>,
-    packets: Vec<Planned<M>>,
+    packets: Vec<OnTheWay<M>>,
+    /// A packet was put back because its receiver has no room.
+    has_blocked: bool,
+}
+
+impl<M> Default for Plan<M> {
+    fn default() -> Self {
+        Self { copies: Vec::new(), packets: Vec::new(), has_blocked: false }
+    }
+}
+
+/// Lists that are empty between rounds.
+#[derive(Default)]
+struct Lists {
+    peeks: Vec<GrantCopy>,
+    /// How many packets were taken from which queue of which interface.
+    taken: Vec<(usize, usize, usize)>,
+    senders: Vec<(PortId, usize)>,
 }
 
 /// Whether a packet can go on its way.
@@ -158,15 +147,17 @@ enum Verdict {
 /// A learning bridge.
 pub struct Bridge<P: Platform, U: Uplink<P::Memory>> {
     platform: P,
-    cards: BTreeMap<PortId, Card<P::Memory, U>>,
-    vifs: BTreeMap<PortId, NetBack<P>>,
-    next_port: u32,
+    cards: Vec<Card<P::Memory, U>>,
+    vifs: Vec<Option<Box<NetBack<P>>>>,
     /// Whose turn it is to be first.
     turn: usize,
     table: MacTable,
     /// Our own memory for what has to be made ready before it goes on.
     stage: P::Memory,
     counters: BridgeCounters,
+    pool: Pool<P::Memory>,
+    plan: Plan<P::Memory>,
+    lists: Lists,
 }
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
@@ -177,13 +168,15 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     pub fn new(platform: &P, uplink: U) -> Result<Self, Errno> {
         Ok(Self {
             platform: platform.clone(),
-            cards: BTreeMap::from([(UPLINK, Card::new(uplink, None))]),
-            vifs: BTreeMap::new(),
-            next_port: 1,
+            cards: alloc::vec![Card::new(uplink, None)],
+            vifs: Vec::new(),
             turn: 0,
             table: MacTable::new(64, 1024),
             stage: platform.allocate(STAGE_PAGES)?,
             counters: BridgeCounters::default(),
+            pool: Pool::new(),
+            plan: Plan::default(),
+            lists: Lists::default(),
         })
     }
 
@@ -192,12 +185,17 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// # Errors
     /// `EEXIST` when another one has its address.
     pub fn add(&mut self, vif: NetBack<P>) -> Result<PortId, Errno> {
-        let port = PortId(self.next_port);
+        let free = self.vifs.iter().position(Option::is_none);
+        let number = free.unwrap_or(self.vifs.len());
+        let port = PortId(Place::Vif(number));
         if !self.table.add_static(vif.mac(), port) {
             return Err(Errno::EEXIST);
         }
-        self.next_port += 1;
-        self.vifs.insert(port, vif);
+        let vif = Some(Box::new(vif));
+        match self.vifs.get_mut(number) {
+            Some(place) => *place = vif,
+            None => self.vifs.push(vif),
+        }
         Ok(port)
     }
 
@@ -206,34 +204,37 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// # Errors
     /// `EEXIST` when an interface has the address.
     pub fn add_card(&mut self, mac: Mac, card: U) -> Result<PortId, Errno> {
-        let port = PortId(self.next_port);
+        let port = PortId(Place::Card(self.cards.len()));
         if !self.table.add_static(mac, port) {
             return Err(Errno::EEXIST);
         }
-        self.next_port += 1;
-        self.cards.insert(port, Card::new(card, Some(mac)));
+        self.cards.push(Card::new(card, Some(mac)));
         Ok(port)
     }
 
     /// Takes an interface out.
     pub fn remove(&mut self, port: PortId) -> Option<NetBack<P>> {
+        let Place::Vif(number) = port.0 else { return None };
+        let vif = self.vifs.get_mut(number)?.take()?;
         self.table.remove(port);
-        self.vifs.remove(&port)
+        Some(*vif)
     }
 
     /// An interface.
     pub fn vif(&mut self, port: PortId) -> Option<&mut NetBack<P>> {
-        self.vifs.get_mut(&port)
+        let Place::Vif(number) = port.0 else { return None };
+        self.vifs.get_mut(number)?.as_deref_mut()
     }
 
     /// All interfaces.
     pub fn vifs(&mut self) -> impl Iterator<Item = (PortId, &mut NetBack<P>)> {
-        self.vifs.iter_mut().map(|(port, vif)| (*port, vif))
+        let numbered = self.vifs.iter_mut().enumerate();
+        numbered.filter_map(|(number, vif)| Some((PortId(Place::Vif(number)), vif.as_deref_mut()?)))
     }
 
     /// The event channels of all interfaces.
     pub fn ports(&self) -> impl Iterator<Item = Port> {
-        self.vifs.values().flat_map(NetBack::ports)
+        self.vifs.iter().flatten().flat_map(|vif| vif.ports())
     }
 
     /// The table of addresses.
@@ -251,12 +252,12 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// Whether [`NetBack::on_store`] of an interface has something to write.
     #[must_use]
     pub fn wants_store(&self) -> bool {
-        self.vifs.values().any(NetBack::wants_store)
+        self.vifs.iter().flatten().any(|vif| vif.wants_store())
     }
 
     /// The way out.
     pub fn uplink(&mut self) -> Option<&mut U> {
-        self.cards.get_mut(&UPLINK).map(|card| &mut card.uplink)
+        self.cards.first_mut().map(|card| &mut card.uplink)
     }
 
     /// Moves packets, about `budget` of them; call it when an event channel or the uplink fires.
@@ -269,28 +270,34 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             if moved >= budget {
                 break Progress::More;
             }
-            if now == 0 && !self.arm() {
+            // A packet that waits may have got its room by what was moved.
+            if now > 0 && self.plan.has_blocked {
+                continue;
+            }
+            // What comes after the wish for an event is told by that; what came before is taken in another round.
+            if !self.arm(&mut wake) && self.receive() == 0 {
                 break wake.map_or(Progress::Idle, Progress::Wake);
             }
         };
         // Answers are shown once for each poll, and so are events.
-        for vif in self.vifs.values_mut() {
+        for vif in self.vifs.iter_mut().flatten() {
             vif.publish();
         }
         progress
     }
 
     /// Asks for events of queues from which all was taken. `true`: there is more already.
-    fn arm(&mut self) -> bool {
+    fn arm(&mut self, wake: &mut Option<Nanos>) -> bool {
         let mut found = false;
-        for vif in self.vifs.values_mut().filter(|vif| vif.is_connected()) {
+        for vif in self.vifs.iter_mut().flatten().filter(|vif| vif.is_connected()) {
             found |= vif.arm_control();
-            let mut fault = None;
-            if vif.allowance().is_err() {
+            if let Err(at) = vif.allowance() {
+                sooner(wake, at);
                 continue;
             }
-            for queue in vif.queues.iter_mut().filter(|queue| queue.backlog.is_empty()) {
-                match queue.tx.arm(1) {
+            let mut fault = None;
+            for queue in &mut vif.queues {
+                match queue.arm() {
                     Ok(more) => found |= more,
                     Err(reason) => fault = Some(reason),
                 }
@@ -303,9 +310,10 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     }
 
     fn round(&mut self, wake: &mut Option<Nanos>) -> usize {
-        let asked: usize = self.vifs.values_mut().map(NetBack::serve_control).sum();
-        let taken = asked + self.take(wake) + self.receive();
-        let forwarded = self.forward(wake);
+        let now = self.platform.now();
+        let asked: usize = self.vifs.iter_mut().flatten().map(|vif| vif.serve_control()).sum();
+        let taken = asked + self.take(now, wake) + self.receive();
+        let forwarded = self.forward(now, wake);
         taken + forwarded
     }
 

@@ -4,38 +4,49 @@ use alloc::vec::Vec;
 
 use smallvec::SmallVec;
 
+use super::super::back::NetBack;
 use super::super::packet::{SegmentPlan, segment};
+use super::super::transit::{CardSend, OnTheWay, Packet, Transit};
 use super::super::uplink::{Uplink, UplinkBuffer};
 use super::super::{Mac, Offload};
-use super::guest::{deliver, room};
-use super::place::place;
-use super::plan::copy_range;
-use super::{
-    Bridge, CARD_STALL, CardSend, PLAN_COPIES, PLAN_PACKETS, Plan, Planned, PortId, Source, Verdict, sooner,
-};
+use super::copies::{Copies, Reader, Target};
+use super::guest::{accept, fill, room};
+use super::slow::place_of;
+use super::{Bridge, CARD_STALL, PLAN_COPIES, PLAN_PACKETS, Place, Plan, PortId, Verdict, sooner};
 use crate::platform::{Nanos, PAGE_SIZE, Platform, SharedMemory};
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
+    /// A guest's interface, to look at.
+    pub(super) fn vif_at(&self, port: PortId) -> Option<&NetBack<P>> {
+        self.vifs.get(place_of(port)?)?.as_deref()
+    }
+
     /// Sends packets on their way, one from each sender in turn.
-    pub(super) fn forward(&mut self, wake: &mut Option<Nanos>) -> usize {
-        let is_idle = self.cards.values().all(|card| card.received.is_empty())
-            && self.vifs.values().all(|vif| vif.queues.iter().all(|queue| queue.backlog.is_empty()));
-        if is_idle {
-            return 0;
+    pub(super) fn forward(&mut self, now: Nanos, wake: &mut Option<Nanos>) -> usize {
+        let mut senders = core::mem::take(&mut self.lists.senders);
+        for (number, card) in self.cards.iter().enumerate() {
+            if !card.received.is_empty() {
+                senders.push((PortId(Place::Card(number)), 0));
+            }
         }
-        let mut senders: Vec<(PortId, usize)> = self.cards.keys().map(|port| (*port, 0)).collect();
-        for (port, vif) in self.vifs.iter().filter(|(_, vif)| vif.is_connected()) {
-            senders.extend((0..vif.queues.len()).map(|queue| (*port, queue)));
+        for (number, vif) in self.vifs.iter().enumerate() {
+            let Some(vif) = vif.as_deref().filter(|vif| vif.is_connected()) else { continue };
+            for (queue, _) in vif.queues.iter().enumerate().filter(|(_, queue)| !queue.backlog.is_empty()) {
+                senders.push((PortId(Place::Vif(number)), queue));
+            }
         }
-        let start = self.turn % senders.len();
-        senders.rotate_left(start);
-        self.turn = self.turn.wrapping_add(1);
-        let mut plan = Plan { copies: Vec::new(), packets: Vec::new() };
+        if senders.len() > 1 {
+            let start = self.turn % senders.len();
+            senders.rotate_left(start);
+            self.turn = self.turn.wrapping_add(1);
+        }
+        let mut plan = core::mem::take(&mut self.plan);
+        plan.has_blocked = false;
         let mut finished = 0;
         while !senders.is_empty() {
             senders.retain(|&(port, queue)| {
-                let Some(source) = self.pop(port, queue) else { return false };
-                match self.plan(source, &mut plan, wake) {
+                let Some(transit) = self.pop(port, queue) else { return false };
+                match self.plan(transit, port, &mut plan, now, wake) {
                     None => {
                         finished += 1;
                         if plan.packets.len() >= PLAN_PACKETS || plan.copies.len() >= PLAN_COPIES {
@@ -43,165 +54,181 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
                         }
                         true
                     }
-                    Some(source) => {
-                        self.put_back(source);
+                    Some(transit) => {
+                        plan.has_blocked = true;
+                        self.put_back(port, queue, transit);
                         false
                     }
                 }
             });
         }
         self.execute(&mut plan);
+        self.plan = plan;
+        self.lists.senders = senders;
         finished
     }
 
-    pub(super) fn pop(&mut self, port: PortId, queue: usize) -> Option<Source<P::Memory>> {
-        if let Some(card) = self.cards.get_mut(&port) {
-            return card.received.pop_front().map(|(buffer, packet)| Source::Card(port, buffer, packet));
+    fn pop(&mut self, port: PortId, queue: usize) -> Option<OnTheWay<P::Memory>> {
+        match port.0 {
+            Place::Card(number) => self.cards.get_mut(number)?.received.pop_front(),
+            Place::Vif(_) => self.vif(port)?.queues.get_mut(queue)?.backlog.pop_front(),
         }
-        let held = self.vifs.get_mut(&port)?.queues.get_mut(queue)?.backlog.pop_front()?;
-        Some(Source::Vif(port, queue, held))
     }
 
-    pub(super) fn put_back(&mut self, source: Source<P::Memory>) {
-        match source {
-            Source::Card(port, buffer, packet) => {
-                if let Some(card) = self.cards.get_mut(&port) {
-                    card.received.push_front((buffer, packet));
+    fn put_back(&mut self, port: PortId, queue: usize, transit: OnTheWay<P::Memory>) {
+        match port.0 {
+            Place::Card(number) => {
+                if let Some(card) = self.cards.get_mut(number) {
+                    card.received.push_front(transit);
                 }
             }
-            Source::Vif(port, queue, held) => {
-                if let Some(queue) = self.vifs.get_mut(&port).and_then(|vif| vif.queues.get_mut(queue)) {
-                    queue.backlog.push_front(held);
+            Place::Vif(_) => {
+                if let Some(queue) = self.vif(port).and_then(|vif| vif.queues.get_mut(queue)) {
+                    queue.backlog.push_front(transit);
                 }
             }
         }
     }
 
     /// Decides where a packet goes and plans its copies. The packet comes back if it has to wait.
-    pub(super) fn plan(
+    fn plan(
         &mut self,
-        source: Source<P::Memory>,
+        mut transit: OnTheWay<P::Memory>,
+        from: PortId,
         plan: &mut Plan<P::Memory>,
+        now: Nanos,
         wake: &mut Option<Nanos>,
-    ) -> Option<Source<P::Memory>> {
-        let now = self.platform.now();
-        let from = source.port();
-        let to = Mac::at(&source.packet().header, 0).unwrap_or_default();
+    ) -> Option<OnTheWay<P::Memory>> {
+        let to = Mac::at(transit.packet.header(), 0).unwrap_or_default();
         let known = if to.is_group() { None } else { self.table.find(to, now) };
-        let mut planned = Planned { source, deliveries: SmallVec::new(), sends: SmallVec::new() };
         let mut went = 0;
         match known {
             Some(port) if port == from => {}
-            Some(port) => match self.plan_one(port, &mut planned, plan, now, wake) {
+            Some(port) => match self.plan_one(port, &mut transit, plan, now, wake) {
                 Verdict::Planned => went = 1,
                 Verdict::Dropped => {}
-                Verdict::Blocked => return Some(planned.source),
+                Verdict::Blocked => return Some(transit),
             },
-            // Those whose only address is known are no place for other addresses.
-            None => {
-                let vifs = self.vifs.iter().filter(|(_, vif)| to.is_group() || vif.may_learn());
-                let cards = self.cards.iter().filter(|(_, card)| to.is_group() || card.mac.is_none());
-                let all = vifs.map(|(port, _)| *port).chain(cards.map(|(port, _)| *port));
-                let all = all.filter(|port| *port != from);
-                // Those that need the slow way are served first: it does what was planned before at once.
-                let (slow, fast): (Vec<PortId>, Vec<PortId>) =
-                    all.partition(|port| self.needs_slow_way(*port, planned.source.packet()));
-                for port in slow.into_iter().chain(fast) {
-                    match self.plan_one(port, &mut planned, plan, now, wake) {
-                        Verdict::Planned => went += 1,
-                        Verdict::Dropped => {}
-                        // Copies for everybody wait for nobody.
-                        Verdict::Blocked => self.count_dropped(port),
-                    }
-                }
-            }
+            None => went = self.plan_all(to, from, &mut transit, plan, now, wake),
         }
         match (went, known) {
             (0, _) => self.counters.dropped += 1,
             (_, Some(_)) => self.counters.forwarded += 1,
             (_, None) => self.counters.flooded += 1,
         }
-        plan.packets.push(planned);
+        plan.packets.push(transit);
         None
+    }
+
+    /// Plans the way of a packet to all interfaces behind which somebody may want it; how many that were.
+    fn plan_all(
+        &mut self,
+        to: Mac,
+        from: PortId,
+        transit: &mut Transit<P::Memory>,
+        plan: &mut Plan<P::Memory>,
+        now: Nanos,
+        wake: &mut Option<Nanos>,
+    ) -> usize {
+        // Those whose only address is known are no place for other addresses.
+        let vifs = self.vifs.iter().enumerate().filter_map(|(number, vif)| {
+            (to.is_group() || vif.as_deref()?.may_learn()).then_some(PortId(Place::Vif(number)))
+        });
+        let cards = self.cards.iter().enumerate().filter_map(|(number, card)| {
+            (to.is_group() || card.mac.is_none()).then_some(PortId(Place::Card(number)))
+        });
+        let all = vifs.chain(cards).filter(|port| *port != from);
+        // Those that need the slow way are served first: it does what was planned before at once.
+        let (slow, fast): (Vec<PortId>, Vec<PortId>) =
+            all.partition(|port| self.needs_slow_way(*port, &transit.packet));
+        let mut went = 0;
+        for port in slow.into_iter().chain(fast) {
+            match self.plan_one(port, transit, plan, now, wake) {
+                Verdict::Planned => went += 1,
+                Verdict::Dropped => {}
+                // Copies for everybody wait for nobody.
+                Verdict::Blocked => self.count_dropped(port),
+            }
+        }
+        went
     }
 
     /// Plans the way of a packet to one interface.
     fn plan_one(
         &mut self,
         port: PortId,
-        planned: &mut Planned<P::Memory>,
+        transit: &mut Transit<P::Memory>,
         plan: &mut Plan<P::Memory>,
         now: Nanos,
         wake: &mut Option<Nanos>,
     ) -> Verdict {
-        if self.cards.contains_key(&port) {
-            self.plan_card(port, planned, plan, now, wake)
-        } else if self.needs_slow_way(port, planned.source.packet()) {
-            self.deliver_slowly(port, planned, plan, now, wake)
-        } else {
-            self.plan_vif(port, planned, plan, now, wake)
+        match port.0 {
+            Place::Card(number) => self.plan_card(number, transit, plan, now, wake),
+            Place::Vif(_) if self.needs_slow_way(port, &transit.packet) => {
+                self.deliver_slowly(port, transit, plan, now, wake)
+            }
+            Place::Vif(_) => self.plan_vif(port, transit, plan, now, wake),
         }
     }
 
-    pub(super) fn count_dropped(&mut self, port: PortId) {
-        if let Some(vif) = self.vifs.get_mut(&port) {
+    fn count_dropped(&mut self, port: PortId) {
+        if let Some(vif) = self.vif(port) {
             vif.counters.rx_dropped += 1;
         }
     }
 
-    pub(super) fn plan_vif(
+    fn plan_vif(
         &mut self,
         port: PortId,
-        planned: &mut Planned<P::Memory>,
+        transit: &mut Transit<P::Memory>,
         plan: &mut Plan<P::Memory>,
         now: Nanos,
         wake: &mut Option<Nanos>,
     ) -> Verdict {
-        let Some(vif) = self.vifs.get_mut(&port).filter(|vif| vif.is_connected() && !vif.queues.is_empty())
-        else {
+        let Some(vif) = self.vif(port).filter(|vif| vif.is_connected() && !vif.queues.is_empty()) else {
             return Verdict::Dropped;
         };
-        let packet = planned.source.packet();
-        let features = vif.features;
+        let packet = &transit.packet;
         let extra = u32::from(packet.offload.gso.is_some());
         let pages = packet.len.div_ceil(PAGE_SIZE);
-        if pages > 1 && !features.has_sg {
+        if pages > 1 && !vif.features.has_sg {
             vif.counters.rx_dropped += 1;
             return Verdict::Dropped;
         }
         let slots = u32::try_from(pages).unwrap_or(u32::MAX).saturating_add(extra);
-        let number = vif.steering.queue_of(vif.queues.len(), &packet.header);
+        let number = vif.steering.queue_of(vif.queues.len(), packet.header());
         let verdict = room(vif, number, slots, now, wake);
         if verdict != Verdict::Planned {
             return verdict;
         }
-        match deliver(vif, port, number, packet, &mut plan.copies) {
-            Some(delivery) => {
-                planned.deliveries.push(delivery);
-                Verdict::Planned
-            }
-            None => Verdict::Dropped,
+        let Some(mut delivery) = accept(vif, port, number, packet) else { return Verdict::Dropped };
+        let mut copies = Copies { list: &mut plan.copies, bytes: &mut self.counters.mapped_bytes };
+        let at = |port| self.vifs.get(place_of(port)?)?.as_deref();
+        if let (Some(vif), Some(reader)) = (at(port), Reader::new(transit, transit.from().and_then(at))) {
+            let _ = fill(vif, &mut delivery, reader, &mut copies);
         }
+        transit.deliveries.push(delivery);
+        Verdict::Planned
     }
 
-    pub(super) fn plan_card(
+    fn plan_card(
         &mut self,
-        port: PortId,
-        planned: &mut Planned<P::Memory>,
+        number: usize,
+        transit: &mut Transit<P::Memory>,
         plan: &mut Plan<P::Memory>,
         now: Nanos,
         wake: &mut Option<Nanos>,
     ) -> Verdict {
-        let Some(card) = self.cards.get_mut(&port).filter(|card| card.uplink.is_up()) else {
+        let Some(card) = self.cards.get_mut(number).filter(|card| card.uplink.is_up()) else {
             return Verdict::Dropped;
         };
-        let packet = planned.source.packet();
+        let packet = &transit.packet;
         let is_as_it_is = card.uplink.takes_offloads();
         // Cut large packets, each segment with headers of its own.
         let parts: Vec<SegmentPlan> = match packet.offload.gso.filter(|_| !is_as_it_is) {
             // Whole: its own header comes first.
             None => Vec::new(),
-            Some(gso) => match segment(&packet.header, packet.len, gso) {
+            Some(gso) => match segment(packet.header(), packet.len, gso) {
                 Some(plans) => plans,
                 None => return Verdict::Dropped,
             },
@@ -222,39 +249,53 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             }
         }
         card.blocked_since = None;
+        let at = |port| self.vifs.get(place_of(port)?)?.as_deref();
+        let Some(mut reader) = Reader::new(transit, transit.from().and_then(at)) else {
+            buffers.into_iter().for_each(|buffer| card.uplink.cancel(buffer));
+            return Verdict::Dropped;
+        };
         let is_blank = !is_as_it_is && (packet.offload.csum_blank || packet.offload.gso.is_some());
         let offload = if is_as_it_is { packet.offload } else { Offload::default() };
-        let mut sends: SmallVec<[CardSend<P::Memory>; 1]> = SmallVec::new();
-        let start = plan.copies.len();
+        let (first, sends) = (plan.copies.len(), &mut SmallVec::<[CardSend<P::Memory>; 1]>::new());
+        let mut copies = Copies { list: &mut plan.copies, bytes: &mut self.counters.mapped_bytes };
         let mut is_fitting = true;
-        let mut parts = parts.into_iter();
+        let mut parts = parts.iter();
         for buffer in buffers {
             let part = parts.next();
-            let (header, from, len) = match &part {
-                Some(part) => (&part.header[..], part.start, part.len),
-                None => (&packet.header[..], packet.header.len(), packet.len - packet.header.len()),
-            };
-            let before = plan.copies.len();
-            let whole = header.len() + len;
-            is_fitting &= whole <= buffer.capacity;
-            if is_fitting {
-                buffer.memory.copy_in(buffer.offset, header);
-                let base = buffer.offset + header.len();
-                let to = |done| place(&*buffer.memory, base + done);
-                is_fitting &= copy_range(packet, from, len, to, &mut plan.copies).is_some();
-            }
-            let copies = plan.copies.len() - before;
+            let before = copies.list.len();
+            let whole = part.map_or(packet.len, |part| part.header.len() + part.len);
+            is_fitting = is_fitting
+                && whole <= buffer.capacity
+                && write(&buffer, packet, part, &mut reader, &mut copies).is_some();
+            let planned = copies.list.len() - before;
+            let header = part.map_or(packet.header(), |part| &part.header);
             let checksum = is_blank.then(|| header.to_vec());
-            sends.push(CardSend { card: port, offload, buffer, len: whole, checksum, copies });
+            let card = PortId(Place::Card(number));
+            sends.push(CardSend { card, offload, buffer, len: whole, checksum, copies: planned });
         }
         if !is_fitting {
-            plan.copies.truncate(start);
-            for send in sends {
-                self.cancel(port, send.buffer);
-            }
+            plan.copies.truncate(first);
+            sends.drain(..).for_each(|send| card.uplink.cancel(send.buffer));
             return Verdict::Dropped;
         }
-        planned.sends.extend(sends);
+        transit.sends.append(sends);
         Verdict::Planned
     }
+}
+
+/// Copies a packet into a card's buffer, or a part with headers of its own.
+fn write<P: Platform>(
+    buffer: &UplinkBuffer<P::Memory>,
+    packet: &Packet,
+    part: Option<&SegmentPlan>,
+    reader: &mut Reader<'_, P>,
+    copies: &mut Copies<'_>,
+) -> Option<()> {
+    let memory = &*buffer.memory;
+    let Some(part) = part else {
+        return reader.copy(packet.len, &Target::Own(memory, buffer.offset), copies);
+    };
+    memory.copy_in(buffer.offset, &part.header);
+    reader.skip_to(part.start);
+    reader.copy(part.len, &Target::Own(memory, buffer.offset + part.header.len()), copies)
 }

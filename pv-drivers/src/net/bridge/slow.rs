@@ -4,21 +4,21 @@
 use alloc::vec::Vec;
 
 use super::super::Offload;
-use super::super::back::{FrontFeatures, Packet};
+use super::super::back::FrontFeatures;
 use super::super::packet::{fill_blank, fill_checksum, layout, segment};
+use super::super::transit::{Packet, Transit};
 use super::super::uplink::Uplink;
-use super::guest::{answer, deliver, room};
-use super::place::{local_packet, place};
-use super::plan::copy_range;
-use super::{Bridge, Plan, Planned, PortId, Verdict};
+use super::copies::{Copies, Reader, Target};
+use super::guest::{accept, answer, fill, room};
+use super::{Bridge, Place, Plan, PortId, Verdict};
 use crate::platform::{Nanos, PAGE_SIZE, Platform, SharedMemory};
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// Whether a guest takes a packet only after something was done to it.
     pub(super) fn needs_slow_way(&self, port: PortId, packet: &Packet) -> bool {
-        let Some(features) = self.vifs.get(&port).map(|vif| vif.features) else { return false };
         let is_offloaded = packet.offload.csum_blank || packet.offload.gso.is_some();
-        !takes_gso(&features, packet) || (is_offloaded && !takes_blank(&features, packet))
+        let Some(vif) = self.vif_at(port).filter(|_| is_offloaded) else { return false };
+        !takes_gso(&vif.features, packet) || !takes_blank(&vif.features, packet)
     }
 
     /// For guests that take neither large packets nor blank checksums: the packet is made ready in our own memory,
@@ -26,25 +26,25 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     pub(super) fn deliver_slowly(
         &mut self,
         port: PortId,
-        planned: &Planned<P::Memory>,
+        transit: &Transit<P::Memory>,
         plan: &mut Plan<P::Memory>,
         now: Nanos,
         wake: &mut Option<Nanos>,
     ) -> Verdict {
-        let packet = planned.source.packet();
-        let features = match self.vifs.get(&port).filter(|vif| vif.is_connected()) {
+        let packet = &transit.packet;
+        let features = match self.vif_at(port).filter(|vif| vif.is_connected()) {
             Some(vif) if !vif.queues.is_empty() => vif.features,
             _ => return Verdict::Dropped,
         };
         let takes_blank = takes_blank(&features, packet);
         // Answers to buffers taken for earlier packets come first.
         self.execute(plan);
-        let Some(bytes) = self.flatten(packet) else { return Verdict::Dropped };
+        let Some(bytes) = self.flatten(transit) else { return Verdict::Dropped };
         let offload = Offload { csum_blank: takes_blank, validated: true, gso: None };
         let mut frames: Vec<Vec<u8>> = match packet.offload.gso {
             None => alloc::vec![bytes],
             Some(gso) => {
-                let Some(plans) = segment(&packet.header, packet.len, gso) else { return Verdict::Dropped };
+                let Some(plans) = segment(packet.header(), packet.len, gso) else { return Verdict::Dropped };
                 let cut = plans.into_iter().map(|plan| {
                     let mut frame = plan.header;
                     frame.extend_from_slice(bytes.get(plan.start..plan.start + plan.len).unwrap_or_default());
@@ -61,22 +61,27 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
                 fill_checksum(frame)
             };
         }
-        let Some(vif) = self.vifs.get_mut(&port) else { return Verdict::Dropped };
+        let Some(vif) = self.vif(port) else { return Verdict::Dropped };
         let slots = frames.iter().map(|frame| frame.len().div_ceil(PAGE_SIZE)).sum::<usize>();
-        let number = vif.steering.queue_of(vif.queues.len(), &packet.header);
+        let number = vif.steering.queue_of(vif.queues.len(), packet.header());
         let verdict = room(vif, number, u32::try_from(slots).unwrap_or(u32::MAX), now, wake);
         if verdict != Verdict::Planned {
             return verdict;
         }
         for frame in frames {
             self.stage.copy_in(0, &frame);
-            let local = local_packet(&self.stage, 0, frame.len(), offload);
-            let mut copies = Vec::new();
-            let Some(vif) = self.vifs.get_mut(&port) else { break };
-            let Some(delivery) = deliver(vif, port, number, &local, &mut copies) else { break };
-            self.copy(&mut copies);
-            let is_good = delivery.is_whole && copies.iter().all(|copy| copy.result.is_ok());
-            if let Some(vif) = self.vifs.get_mut(&port) {
+            let local = Packet::headless(frame.len(), offload);
+            let Some(vif) = self.vif(port) else { break };
+            let Some(mut delivery) = accept(vif, port, number, &local) else { break };
+            let mut list = Vec::new();
+            let mut copies = Copies { list: &mut list, bytes: &mut self.counters.mapped_bytes };
+            let vif = place_of(port).and_then(|number| self.vifs.get(number)).and_then(Option::as_deref);
+            let reader = Reader::own(&self.stage, &local);
+            let filled = vif.and_then(|vif| fill(vif, &mut delivery, reader, &mut copies));
+            self.copy(&mut list);
+            let is_good =
+                filled.is_some() && delivery.is_whole && list.iter().all(|copy| copy.result.is_ok());
+            if let Some(vif) = self.vif(port) {
                 answer(vif, &delivery, is_good);
             }
         }
@@ -84,19 +89,28 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     }
 
     /// Copies a packet into private memory.
-    pub(super) fn flatten(&mut self, packet: &Packet) -> Option<Vec<u8>> {
-        let mut copies = Vec::new();
-        let stage = &self.stage;
-        copy_range(packet, 0, packet.len, |done| place(stage, done), &mut copies)?;
-        self.copy(&mut copies);
-        if copies.iter().any(|copy| copy.result.is_err()) {
+    fn flatten(&mut self, transit: &Transit<P::Memory>) -> Option<Vec<u8>> {
+        let mut list = Vec::new();
+        let packet = &transit.packet;
+        let from = transit.from().and_then(place_of).and_then(|number| self.vifs.get(number));
+        let mut reader = Reader::new(transit, from.and_then(Option::as_deref))?;
+        let mut copies = Copies { list: &mut list, bytes: &mut self.counters.mapped_bytes };
+        reader.copy(packet.len, &Target::Own(&self.stage, 0), &mut copies)?;
+        self.copy(&mut list);
+        if list.iter().any(|copy| copy.result.is_err()) {
             return None;
         }
         let mut bytes = alloc::vec![0; packet.len];
         self.stage.copy_out(0, &mut bytes);
-        // What was looked at is what counts.
-        bytes.get_mut(..packet.header.len())?.copy_from_slice(&packet.header);
         Some(bytes)
+    }
+}
+
+/// A guest's number among the guests.
+pub(super) fn place_of(port: PortId) -> Option<usize> {
+    match port.0 {
+        Place::Vif(number) => Some(number),
+        Place::Card(_) => None,
     }
 }
 
@@ -109,6 +123,6 @@ fn takes_gso(features: &FrontFeatures, packet: &Packet) -> bool {
 }
 
 fn takes_blank(features: &FrontFeatures, packet: &Packet) -> bool {
-    let is_v6 = layout(&packet.header).is_some_and(|layout| layout.is_v6);
+    let is_v6 = layout(packet.header()).is_some_and(|layout| layout.is_v6);
     if is_v6 { features.has_csum_v6 } else { features.has_csum_v4 }
 }

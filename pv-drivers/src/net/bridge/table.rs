@@ -1,6 +1,6 @@
 //! Which interface an address is behind.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use super::super::Mac;
 use super::PortId;
@@ -18,7 +18,8 @@ struct Entry {
 
 /// Addresses and where they are: static ones of the guests' own interfaces, and learned ones.
 pub struct MacTable {
-    entries: BTreeMap<Mac, Entry>,
+    /// In the order of their addresses.
+    entries: Vec<(Mac, Entry)>,
     /// Learned addresses behind one interface.
     per_port: usize,
     /// Learned addresses in all.
@@ -29,19 +30,24 @@ impl MacTable {
     /// A table that learns at most so many addresses, behind one interface and in all.
     #[must_use]
     pub const fn new(per_port: usize, total: usize) -> Self {
-        Self { entries: BTreeMap::new(), per_port, total }
+        Self { entries: Vec::new(), per_port, total }
     }
 
     /// Enters an address that stays. `false` when another interface has it already.
     pub fn add_static(&mut self, mac: Mac, port: PortId) -> bool {
-        if let Some(entry) = self.entries.get(&mac)
-            && entry.seen.is_none()
-            && entry.port != port
-        {
-            return false;
+        let entry = Entry { port, seen: None };
+        match self.place(mac) {
+            Ok(known) if known.seen.is_none() && known.port != port => return false,
+            Ok(known) => *known = entry,
+            Err(at) => self.entries.insert(at, (mac, entry)),
         }
-        self.entries.insert(mac, Entry { port, seen: None });
         true
+    }
+
+    /// The entry of an address, or where it would be.
+    fn place(&mut self, mac: Mac) -> Result<&mut Entry, usize> {
+        let at = self.entries.binary_search_by_key(&mac, |(mac, _)| *mac)?;
+        self.entries.get_mut(at).map(|(_, entry)| entry).ok_or(at)
     }
 
     /// Notes that a packet from `mac` came in by `port`.
@@ -49,7 +55,7 @@ impl MacTable {
         if mac.is_group() {
             return;
         }
-        if let Some(entry) = self.entries.get_mut(&mac) {
+        if let Ok(entry) = self.place(mac) {
             // Nobody takes a static address away.
             if entry.seen.is_some() {
                 *entry = Entry { port, seen: Some(now) };
@@ -59,30 +65,34 @@ impl MacTable {
         if !self.has_room(port) {
             self.forget_old(now);
         }
-        if self.has_room(port) {
-            self.entries.insert(mac, Entry { port, seen: Some(now) });
+        if self.has_room(port)
+            && let Err(at) = self.place(mac)
+        {
+            self.entries.insert(at, (mac, Entry { port, seen: Some(now) }));
         }
     }
 
     fn has_room(&self, port: PortId) -> bool {
-        let learned = || self.entries.values().filter(|entry| entry.seen.is_some());
-        learned().count() < self.total && learned().filter(|entry| entry.port == port).count() < self.per_port
+        let learned = || self.entries.iter().filter(|(_, entry)| entry.seen.is_some());
+        learned().count() < self.total
+            && learned().filter(|(_, entry)| entry.port == port).count() < self.per_port
     }
 
     fn forget_old(&mut self, now: Nanos) {
-        self.entries.retain(|_, entry| entry.seen.is_none_or(|seen| now.since(seen) < AGE_MAX));
+        self.entries.retain(|(_, entry)| entry.seen.is_none_or(|seen| now.since(seen) < AGE_MAX));
     }
 
     /// Where an address is.
     #[must_use]
     pub fn find(&self, mac: Mac, now: Nanos) -> Option<PortId> {
-        let entry = self.entries.get(&mac)?;
+        let at = self.entries.binary_search_by_key(&mac, |(mac, _)| *mac).ok()?;
+        let (_, entry) = self.entries.get(at)?;
         entry.seen.is_none_or(|seen| now.since(seen) < AGE_MAX).then_some(entry.port)
     }
 
     /// Forgets an interface.
     pub fn remove(&mut self, port: PortId) {
-        self.entries.retain(|_, entry| entry.port != port);
+        self.entries.retain(|(_, entry)| entry.port != port);
     }
 
     /// The number of addresses.

@@ -5,6 +5,7 @@ mod control;
 mod e1000;
 mod hostile;
 mod linux;
+mod mapped;
 mod offload;
 mod traffic;
 
