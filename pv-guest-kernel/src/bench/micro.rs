@@ -233,10 +233,10 @@ pub fn with_granted<R>(
 
 fn copies(bench: &mut Bench, me: DomainId) -> Outcome {
     // A few pages apart, as above.
-    let from = Pages::new(19)?;
-    let to = Pages::new(16)?;
+    let from = Pages::new(35)?;
+    let to = Pages::new(32)?;
     with_granted(me, &from, |refs| {
-        for count in [1usize, 16] {
+        for count in [1usize, 16, 32] {
             let mut ops: Vec<Copy> = (0..count)
                 .map(|i| Copy {
                     source: CopyPtr::granted(me, refs[i + 3], 0),

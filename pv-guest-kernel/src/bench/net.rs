@@ -6,6 +6,7 @@
 //!   somebody who does not count them, such as the host: they are over when a ping behind them is answered.
 //! * `tcp-stream`: in packets of up to 64 KiB where both ends take them; one operation is one MiB. What is received is
 //!   counted where it lies (as `iperf3 --skip-rx-copy` does).
+//! * `tcp-echo`: a request by TCP and an answer of the same size, one after the other.
 //! * `copy`: plain copies of as many bytes in memory, for comparison.
 
 use alloc::sync::Arc;
@@ -14,7 +15,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use pv_drivers::net::{Mac, NetCounters};
-use smoltcp::wire::{IpAddress, Ipv4Address};
+use smoltcp::wire::{IpAddress, IpEndpoint, Ipv4Address};
 
 use super::Samples;
 use super::report::Figure;
@@ -22,6 +23,7 @@ use crate::arch::instr;
 use crate::figures::{Figures, Meter};
 use crate::net::Stack;
 use crate::net::ping::Pinger;
+use crate::net::tcp::Stream;
 use crate::shell::command::{Args, Failure, Outcome};
 use crate::shell::net::{address, iperf, ready};
 use crate::task;
@@ -29,6 +31,8 @@ use crate::xen::clock;
 
 /// Frames with and without payload: the shortest, and the longest that no link refuses.
 const FRAMES: [usize; 2] = [64, 1514];
+/// Sizes of a request and its answer.
+const ROUNDS: [usize; 4] = [64, 1024, 16 << 10, 64 << 10];
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many seconds the server may need to come up.
@@ -49,9 +53,16 @@ struct Bench {
     stack: Arc<Stack>,
     meter: Option<Meter>,
     to: Ipv4Address,
+    /// Where streams go.
+    port: u16,
 }
 
 impl Bench {
+    /// A connection with the server.
+    async fn connect(&self) -> Result<Stream, Failure> {
+        iperf::client(&self.stack, IpEndpoint::new(IpAddress::Ipv4(self.to), self.port), WAIT).await
+    }
+
     async fn begin(&self) -> Reading {
         // What was printed before gets out of the way.
         task::sleep(Duration::from_millis(20)).await;
@@ -140,9 +151,28 @@ impl Bench {
         Ok(())
     }
 
+    /// Sends requests of a size by TCP, each when the answer to the one before has come.
+    async fn echo(&self, size: usize, n: u64) -> Outcome {
+        let mut stream = self.connect().await?;
+        let (request, mut space) = (vec![0x5a_u8; size], vec![0_u8; size]);
+        iperf::ask_echo(&mut stream, (n + 1) * size as u64).await?;
+        // The first one opens the windows.
+        iperf::round(&mut stream, &request, &mut space).await?;
+        let mut samples = Vec::with_capacity(n as usize);
+        let before = self.begin().await;
+        for _ in 0..n {
+            let begun = instr::rdtsc();
+            iperf::round(&mut stream, &request, &mut space).await?;
+            samples.push(instr::rdtsc() - begun);
+        }
+        let figure = self.end("tcp-echo", size, n, &before).total("bytes", 2 * n * size as u64);
+        figure.samples(&Samples::from(samples)).print();
+        Ok(())
+    }
+
     /// Moves a TCP stream, when `copy` nanoseconds are what a plain copy of it took.
     async fn stream(&self, bytes: u64, reverse: bool, copy: u64) -> Outcome {
-        let mut stream = iperf::client(&self.stack, IpAddress::Ipv4(self.to), WAIT).await?;
+        let mut stream = self.connect().await?;
         let before = self.begin().await;
         iperf::transfer(&mut stream, bytes, reverse).await?;
         let ns = (clock::now() - before.clock).max(1);
@@ -180,11 +210,13 @@ pub async fn run(mut args: Args) -> Outcome {
     let mac = args.take("mac").map(|text| text.parse::<Mac>());
     let mac = mac.transpose().map_err(|_| Failure::usage("mac: six bytes with colons between"))?;
     let bytes = args.take_size("bytes")?.unwrap_or(64 * MIB).next_multiple_of(MIB);
+    let port = args.take_size("port")?.unwrap_or(iperf::PORT.into());
+    let port = u16::try_from(port).map_err(|_| Failure::usage("port: up to 65535"))?;
     args.at_most(2)?;
     let IpAddress::Ipv4(to) = address(args.need(1, "ADDRESS")?)? else {
         return Err(Failure::usage("only IPv4 is measured"));
     };
-    let bench = Bench { stack: ready().await?, meter: Meter::new(), to };
+    let bench = Bench { stack: ready().await?, meter: Meter::new(), to, port };
     if wanted("ping") {
         bench.ping((n / 16).clamp(1, 256)).await?;
     }
@@ -193,6 +225,9 @@ pub async fn run(mut args: Args) -> Outcome {
             Some(mac) => bench.frames(mac, length, n).await?,
             None => bench.packets(length, n).await?,
         }
+    }
+    for size in ROUNDS.into_iter().filter(|_| wanted("echo")) {
+        bench.echo(size, (n / 32).clamp(1, 64)).await?;
     }
     if wanted("stream") {
         let copy = bench.copy(bytes).await;

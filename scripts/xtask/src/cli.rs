@@ -222,7 +222,7 @@ pub struct Bench {
     /// What to measure [default: all]
     #[arg(value_enum)]
     pub areas: Vec<Area>,
-    /// Only a part of it, in about a minute
+    /// Only a part of it, in a few minutes
     #[arg(long)]
     pub quick: bool,
     /// Only the machines whose names, as they are told when they start, have this in them
@@ -234,20 +234,20 @@ pub struct Bench {
     /// Writes a page with tables and plots, which needs no other file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Writes tables in Markdown: between the marks of a file that has them, else as the whole file
+    /// Writes tables in Markdown: between the marks of a file that has them, else as the whole file; may be repeated
     #[arg(long, value_name = "FILE")]
-    pub markdown: Option<PathBuf>,
+    pub markdown: Vec<PathBuf>,
     /// The emulator: Bochs for VT-x
     #[arg(long, value_enum)]
     pub emulator: Option<Emulator>,
-    /// Measures services, and disk and network that Linux serves, on another hypervisor too, with the same guest
+    /// Measures services (also on VT-x), and disk and network that Linux serves, on another hypervisor too, with the same guest
     #[arg(long, value_enum)]
     pub peer: Option<Hypervisor>,
     /// With `blk`: measures requests of another guest too, on every hypervisor
     #[arg(long, value_enum)]
     pub guest: Option<Guest>,
     /// How often counted figures are taken; runs that differ are a failure
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = repetitions)]
+    #[arg(long, value_name = "N", default_value_t = crate::bench::REPEAT, value_parser = repetitions)]
     pub repeat: usize,
     /// Prints the emulators' command lines
     #[arg(long, short)]

@@ -16,7 +16,7 @@ set timeout=0
 set default=0
 menuentry \"Xenolith\" {
     multiboot2 /boot/hv @CMDLINE@
-    module2 /boot/bundle
+    module2 /boot/bundle @WORDS@
     boot
 }
 ";
@@ -44,15 +44,28 @@ pub fn verb(options: &cli::Image) -> Result<u8> {
 
 /// Makes an ISO from a hypervisor and a bundle.
 pub fn make(hypervisor: &Path, bundle: Option<&Path>, cmdline: &str, output: &Path) -> Result<()> {
+    make_with(hypervisor, bundle.map(|bundle| (bundle, "")), cmdline, output)
+}
+
+/// Makes an ISO from a hypervisor and a module with words for it, in which GRUB must find nothing to be quoted.
+pub fn make_with(
+    hypervisor: &Path,
+    module: Option<(&Path, &str)>,
+    cmdline: &str,
+    output: &Path,
+) -> Result<()> {
     need(&[Need::Iso])?;
     let tree = PathBuf::from(format!("{}.tree", output.display()));
     let _ = std::fs::remove_dir_all(&tree);
     let grub = workspace::made(tree.join("boot/grub"))?;
     copy(hypervisor, &tree.join("boot/hv"))?;
     let mut menu = GRUB.replace("@CMDLINE@", cmdline);
-    match bundle {
-        Some(bundle) => copy(bundle, &tree.join("boot/bundle"))?,
-        None => menu = menu.replace("    module2 /boot/bundle\n", ""),
+    match module {
+        Some((file, words)) => {
+            copy(file, &tree.join("boot/bundle"))?;
+            menu = menu.replace("@WORDS@", words);
+        }
+        None => menu = menu.replace("    module2 /boot/bundle @WORDS@\n", ""),
     }
     std::fs::write(grub.join("grub.cfg"), menu)?;
     let mut command = Command::new("grub-mkrescue");

@@ -2,7 +2,8 @@
 //!
 //! The protocol is this kernel's own, since the client of iperf3 wants a second connection and JSON: the client sends
 //! one line, `xenolith-iperf 1 BYTES send` or `... receive`; then so many bytes go in that direction; then the receiver
-//! of them says `done BYTES` in a line. It counts them where they lie, as `iperf3 --skip-rx-copy` does.
+//! of them says `done BYTES` in a line. It counts them where they lie, as `iperf3 --skip-rx-copy` does. After `... echo` so
+//! many bytes come back as they are sent, and nothing else is said.
 
 use alloc::format;
 use alloc::string::String;
@@ -15,10 +16,10 @@ use crate::net::Stack;
 use crate::net::tcp::{Listener, Stream};
 use crate::xen::clock;
 use crate::{println, task};
-use smoltcp::wire::{IpAddress, IpEndpoint};
+use smoltcp::wire::IpEndpoint;
 
 /// Where the server waits, if nothing else is said.
-const PORT: u16 = 5201;
+pub const PORT: u16 = 5201;
 const CHUNK: usize = 64 << 10;
 const MAGIC: &str = "xenolith-iperf 1";
 
@@ -98,8 +99,8 @@ pub async fn run(mut args: Args) -> Outcome {
 }
 
 /// Connects with a server at `address`, which may need so many seconds to come up.
-pub async fn client(stack: &Arc<Stack>, address: IpAddress, wait: u64) -> Result<Stream, Failure> {
-    connect(stack, IpEndpoint::new(address, PORT), wait).await
+pub async fn client(stack: &Arc<Stack>, to: IpEndpoint, wait: u64) -> Result<Stream, Failure> {
+    connect(stack, to, wait).await
 }
 
 async fn connect(stack: &Arc<Stack>, remote: IpEndpoint, wait: u64) -> Result<Stream, Failure> {
@@ -123,6 +124,41 @@ pub async fn transfer(stream: &mut Stream, bytes: u64, reverse: bool) -> Outcome
     give(stream, bytes).await?;
     if line(stream).await? != format!("done {bytes}") {
         return Err(Failure::because("the server did not take everything"));
+    }
+    Ok(())
+}
+
+/// Asks the server to send the next `bytes` bytes back.
+pub async fn ask_echo(stream: &mut Stream, bytes: u64) -> Outcome {
+    stream.write_all(format!("{MAGIC} {bytes} echo\n").as_bytes()).await.map_err(lost)
+}
+
+/// Sends bytes and waits until as many have come back.
+pub async fn round(stream: &mut Stream, bytes: &[u8], space: &mut [u8]) -> Outcome {
+    stream.write_all(bytes).await.map_err(lost)?;
+    let mut left = bytes.len();
+    while left > 0 {
+        let most = left.min(space.len());
+        let count = stream.read(&mut space[..most]).await.map_err(lost)?;
+        if count == 0 {
+            return Err(Failure::because(format!("{left} bytes did not come back")));
+        }
+        left -= count;
+    }
+    Ok(())
+}
+
+/// Sends back what comes.
+async fn echo(stream: &mut Stream, bytes: u64) -> Outcome {
+    let mut space = vec![0; CHUNK];
+    let mut left = bytes;
+    while left > 0 {
+        let count = stream.read(&mut space).await.map_err(lost)?;
+        if count == 0 {
+            return Err(Failure::because(format!("only {} of {bytes} bytes came", bytes - left)));
+        }
+        stream.write_all(&space[..count]).await.map_err(lost)?;
+        left = left.saturating_sub(count as u64);
     }
     Ok(())
 }
@@ -157,6 +193,7 @@ async fn server(number: u16, count: u64) -> Outcome {
                 line(&mut stream).await?;
                 report("sent", bytes, clock::now() - start);
             }
+            (Some(bytes), Some("echo")) => echo(&mut stream, bytes).await?,
             _ => println!("iperf: {request:?} is not this protocol"),
         }
         rest(&mut stream).await;

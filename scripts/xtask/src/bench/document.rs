@@ -63,8 +63,9 @@ impl Document {
     ) -> Document {
         let differences = differences(counted);
         let mut figures = counted.first().cloned().unwrap_or_default();
-        let standings = if setting.has_goals { standings(&figures) } else { Vec::new() };
         figures.extend(once);
+        figures.iter_mut().for_each(Figure::divide);
+        let standings = if setting.has_goals { standings(&figures) } else { Vec::new() };
         let ratios = ratios(&figures);
         let Setting { command, commit, emulator, processor, .. } = setting;
         Document {
@@ -109,6 +110,7 @@ impl Document {
 pub mod tests {
     use super::*;
     use crate::bench::figure::{Lane, OWN};
+    use crate::bench::ratio::Measure;
 
     /// A document with a figure of each kind.
     pub fn document() -> Document {
@@ -151,7 +153,7 @@ pub mod tests {
         let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
         names.extend(value["figures"][0].as_object().unwrap().keys().cloned());
         names.extend(value["standings"][0].as_object().unwrap().keys().cloned());
-        let ratio = Ratio { what: String::new(), lane: Lane::Wall, ours: 1, base: 1 };
+        let ratio = Ratio { what: String::new(), lane: Lane::Wall, of: Measure::Mean, ours: 1, base: 1 };
         names.extend(serde_json::to_value(ratio).unwrap().as_object().unwrap().keys().cloned());
         let difference = Difference { figure: String::new(), key: String::new(), values: Vec::new() };
         names.extend(serde_json::to_value(difference).unwrap().as_object().unwrap().keys().cloned());

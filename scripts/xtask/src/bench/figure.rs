@@ -18,7 +18,7 @@ pub enum Lane {
 }
 
 /// One figure.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Figure {
     /// How it was taken.
     pub lane: Lane,
@@ -36,6 +36,9 @@ pub struct Figure {
     pub totals: BTreeMap<String, u64>,
     /// Values of a single operation.
     pub each: BTreeMap<String, u64>,
+    /// The totals of one operation, to four digits behind the point.
+    #[serde(default)]
+    pub per: BTreeMap<String, f64>,
 }
 
 /// The system of figures that are our own.
@@ -78,7 +81,13 @@ impl Figure {
         }
         let words = words.map(pair).collect::<Result<_>>()?;
         let (area, name, system) = (area.to_owned(), name.to_owned(), system.to_owned());
-        Ok(Figure { lane, system, area, name, words, n, totals, each: numbers(each)? })
+        Ok(Figure { lane, system, area, name, words, n, totals, each: numbers(each)?, per: BTreeMap::new() })
+    }
+
+    /// Finds the totals of one operation.
+    pub fn divide(&mut self) {
+        let per = |key: &String| (key.clone(), (self.per(key) * 1e4).round() / 1e4);
+        self.per = self.totals.keys().map(per).collect();
     }
 
     /// All figures of a console.

@@ -5,7 +5,8 @@ use super::figure::{Figure, Lane, OWN, PARTS};
 use super::plot::{self, Series};
 use super::ratio::PEER;
 use super::table;
-use super::targets::{DRIVER_DOMAIN, MEMORY_DISK, grouped};
+use super::targets::{DRIVER_DOMAIN, MEMORY_DISK};
+use super::{counters, growth};
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,7 +14,7 @@ use std::fmt::Write;
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}\
     table{border-collapse:collapse;margin:1rem 0}td,th{padding:.15rem .7rem;border-bottom:1px solid #ddd;text-align:right}\
     td:first-child,th:first-child{text-align:left}pre{background:#f5f5f5;padding:.6rem;overflow-x:auto}\
-    svg{max-width:100%;height:auto;margin:.5rem 0}.met{color:#176b1b}.missed{color:#a02314}";
+    .text td{text-align:left;vertical-align:top}svg{max-width:100%;height:auto;margin:.5rem 0}.met{color:#176b1b}.missed{color:#a02314}";
 
 /// Text as it stands in HTML.
 fn escaped(text: &str) -> String {
@@ -43,13 +44,16 @@ pub fn page(document: &Document) -> Result<String> {
         document.runs,
         if document.repeats() { ", the same in every number" } else { ", which differ" }
     );
-    body += &standings(document);
-    body += "<h2>Ratios within the run</h2><table><tr><th>what</th><th>by</th><th>ours</th><th>the other</th><th>times</th></tr>";
-    for ratio in &document.ratios {
-        let cells = table::compared(ratio).map(|cell| escaped(&cell));
-        let _ = write!(body, "<tr><td>{}</td></tr>", cells.join("</td><td>"));
+    if table::has_xen(document) {
+        let _ = write!(body, "<p>{}</p>", escaped(table::ARTEFACT));
     }
-    body += "</table>";
+    let goals: Vec<_> =
+        document.standings.iter().filter(|row| row.ours.is_some()).map(table::standing).collect();
+    body += &section("Goals", table::GOALS, &goals);
+    let rows: Vec<_> = table::beside(document).iter().map(table::Beside::cells).collect();
+    body += &section("Beside Xen in this run, instructions", table::BESIDE, &rows);
+    let rows: Vec<_> = table::other_ratios(document).map(table::compared).collect();
+    body += &section("Ratios within the run", table::COMPARED, &rows);
     for plot in plots(document)? {
         body += &plot;
     }
@@ -68,6 +72,14 @@ pub fn page(document: &Document) -> Result<String> {
             }
         }
     }
+    let counted: Vec<[String; 2]> = document
+        .figures
+        .iter()
+        .filter(|figure| figure.lane == Lane::Counted && figure.system == OWN)
+        .filter_map(|figure| Some([format!("{} {}", figure.area, figure.what()), counters::line(figure)?]))
+        .collect();
+    body += &section(&format!("By name, {}", counters::TITLE), ["figure", "counted"], &counted)
+        .replace("<table>", "<table class=\"text\">");
     for line in &document.skipped {
         let _ = write!(body, "<p>Not measured: {}</p>", escaped(line));
     }
@@ -76,25 +88,22 @@ pub fn page(document: &Document) -> Result<String> {
     ))
 }
 
-fn standings(document: &Document) -> String {
-    let measured: Vec<_> = document.standings.iter().filter(|row| row.ours.is_some()).collect();
-    if measured.is_empty() {
+/// A table with its title; nothing if it has no rows. A cell that is `met` or `missed` has its colour.
+fn section<const N: usize>(title: &str, head: [&str; N], rows: &[[String; N]]) -> String {
+    if rows.is_empty() {
         return String::new();
     }
-    let mut text = String::from(
-        "<h2>Goals</h2><table><tr><th>what</th><th>Xen 4.17</th><th>wanted</th><th>here</th><th>times better</th></tr>",
-    );
-    for row in measured {
-        let class = if row.is_met() == Some(true) { "met" } else { "missed" };
-        let _ = write!(
-            text,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td><td>{}</td></tr>",
-            prose(&row.what),
-            grouped(row.xen),
-            row.goal,
-            row.ours.map_or_else(String::new, grouped),
-            row.ratio().map_or_else(String::new, |ratio| format!("{ratio:.1}"))
-        );
+    let mut text = format!("<h2>{}</h2><table><tr><th>{}</th></tr>", escaped(title), head.join("</th><th>"));
+    for row in rows {
+        text += "<tr>";
+        for cell in row {
+            let class = match cell.as_str() {
+                "met" | "missed" => format!(" class=\"{cell}\""),
+                _ => String::new(),
+            };
+            let _ = write!(text, "<td{class}>{}</td>", prose(cell));
+        }
+        text += "</tr>";
     }
     text + "</table>"
 }
@@ -112,6 +121,15 @@ fn reads<'a>(document: &'a Document, load: &'a str) -> impl Iterator<Item = &'a 
     })
 }
 
+/// Whether a figure is of random reads of the memory disk by the clock.
+fn is_wall_read(figure: &Figure) -> bool {
+    figure.system == OWN
+        && figure.lane == Lane::Wall
+        && figure.name == "read-rand"
+        && figure.is("disk", MEMORY_DISK)
+        && !figure.words.contains_key("processors")
+}
+
 #[allow(clippy::cast_precision_loss)] // figures for people
 fn plots(document: &Document) -> Result<Vec<String>> {
     let mut plots = Vec::new();
@@ -123,6 +141,15 @@ fn plots(document: &Document) -> Result<Vec<String>> {
                 let title = format!("Memory disk, {load}: throughput");
                 plots.push(plot::lines(&title, axis(over), "bytes in 1,000 instructions", &all)?);
             }
+        }
+    }
+    for (by, over) in [("depth", "size"), ("size", "depth")] {
+        let by_the_clock = document.figures.iter().filter(|figure| is_wall_read(figure));
+        let mib = |figure: &Figure| (figure.throughput() >> 10) as f64 / 1024.0;
+        let all = series(by_the_clock, by, over, &mib);
+        if all.iter().any(|series| series.points.len() > 1) {
+            let title = "Memory disk, read-rand: throughput by the clock";
+            plots.push(plot::lines(title, axis(over), "MiB in a second", &all)?);
         }
     }
     let at_4k = |figure: &&Figure| figure.word("size") == Some(4096);
@@ -172,6 +199,7 @@ fn plots(document: &Document) -> Result<Vec<String>> {
             &names,
             &shares(some),
         )?);
+        plots.push(plot::bars("Services: exits by cause", "exits of one operation", &names, &causes(some))?);
     }
     for (what, y, wanted) in [
         ("round trips and packets", "instructions for one", &["ping", "packets"][..]),
@@ -191,6 +219,7 @@ fn plots(document: &Document) -> Result<Vec<String>> {
             plots.push(plot::bars(&title, &y.replace("instructions", "exits"), &names, &causes(&chosen))?);
         }
     }
+    plots.extend(growth::plots(counted(document, "scale"))?);
     Ok(plots)
 }
 

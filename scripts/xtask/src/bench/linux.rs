@@ -4,6 +4,7 @@
 //! are totals only, by the guest's clock, a nanosecond of which is an instruction where instructions are counted.
 
 use super::figure::Lane;
+use super::folder::Folder;
 use super::suite::Job;
 use crate::bundle::{self, DomainSet};
 use crate::linux::{self, Linux, Suite};
@@ -41,9 +42,9 @@ pub fn guest(quick: bool) -> Result<(PathBuf, Vec<u8>)> {
 }
 
 /// Linux on this hypervisor, with a disk in the driver domain's memory.
-pub fn job(quick: bool) -> Result<Job> {
+pub fn job(quick: bool, lane: Lane, folder: &Folder) -> Result<Job> {
     let (image, initrd) = guest(quick)?;
-    let file = workspace::products()?.join("bench-linux.cpio");
+    let file = folder.file("linux.cpio");
     std::fs::write(&file, initrd).with_context(|| format!("cannot write {}", file.display()))?;
     let mut set = DomainSet::read(&workspace::root().join(SET))?;
     let guest = set.guest()?;
@@ -55,15 +56,9 @@ pub fn job(quick: bool) -> Result<Job> {
     guest.disk = vec![DISK.into()];
     let control = set.control()?;
     bundle::append(&mut control.cmdline, run::UNTIL_GUESTS);
-    Ok(Job {
-        name: "blk with Linux as the guest".into(),
-        lane: Lane::Counted,
-        set,
-        processors: 1,
-        memory: 512 << 20,
-        disk: false,
-        network: None,
-    })
+    let mut job = Job::bare("blk with Linux as the guest", lane, set);
+    job.disk = false;
+    Ok(job)
 }
 
 #[cfg(test)]

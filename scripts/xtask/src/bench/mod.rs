@@ -3,11 +3,18 @@
 //! A guest prints figures as lines ([`figure`]), on machines that [`suite`] describes. Counted figures are taken more than
 //! once and compared. What comes of it is one [`document`]: a table on the terminal, JSON, a page, or a part of the book.
 
+mod book;
+mod counters;
 mod difference;
 mod document;
 mod figure;
+mod folder;
+mod growth;
+mod host;
 mod html;
 mod linux;
+mod machines;
+mod peers;
 mod plot;
 mod ratio;
 mod scale;
@@ -15,28 +22,20 @@ mod suite;
 mod table;
 mod targets;
 
-use crate::build::{GUEST_KERNEL, Images};
+use crate::build::Images;
 use crate::cli::{self, Area, Emulator};
-use crate::emulator::{self, Config};
-use crate::machine::{self, Console, End};
-use crate::peer::{self, domu, domu::Guest};
-use crate::{process, run, say, workspace};
-use anyhow::{Context, Result, bail, ensure};
+use crate::{emulator, process, say, workspace};
+use anyhow::{Context, Result, ensure};
 use document::{Document, Setting};
-use figure::{Figure, Lane, OWN};
+use figure::{Figure, Lane};
+use folder::Folder;
+use machines::Machines;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
-use suite::Job;
-use targets::MEMORY_DISK;
+use std::time::Duration;
 
-/// The longest that one machine may run.
-const LIMIT: Duration = Duration::from_secs(3600);
-/// The machines with Xen.
-const ON_XEN: [&str; 4] =
-    ["micro on Xen", "blk on Xen with Linux", "net on Xen with Linux", "blk on Xen with Linux as the guest"];
-/// How long a machine may run before its user is told that it does.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How often counted figures are taken, where nothing else is said.
+pub const REPEAT: usize = 2;
 
 /// Runs `cargo xtask bench`.
 pub fn verb(options: &cli::Bench) -> Result<u8> {
@@ -45,6 +44,8 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
     for area in areas(options) {
         jobs.extend(suite::jobs(area, options.quick, emulator)?);
     }
+    jobs.extend(peers::own(options, emulator)?);
+    let folder = Folder::new()?;
     let mut skipped = Vec::new();
     if options.guest.is_some() {
         ensure!(
@@ -52,8 +53,8 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
             "--guest linux goes with blk: `cargo xtask bench blk --guest linux`"
         );
         ensure!(emulator == Emulator::Qemu, "--guest linux is measured in QEMU only: leave --emulator out");
-        match linux::job(options.quick) {
-            Ok(job) => jobs.push(job),
+        match peers::linux_jobs(options, &folder) {
+            Ok(linux) => jobs.extend(linux),
             Err(error) => skipped.push(format!("Linux as the guest: {error:#}")),
         }
     }
@@ -65,58 +66,31 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
     let images = Images::build()?;
     // What is measured is what was built, whatever happens to the repository in the meantime.
     let setting = setting(options, emulator)?;
-    let bench = Bench { images, emulator, verbose: options.verbose };
+    let machines = Machines { images, emulator, folder, verbose: options.verbose };
     let (mut counted, mut once) = (vec![Vec::new(); options.repeat], Vec::new());
+    let mut fail = |name: &str, error: &anyhow::Error| {
+        say::warn(format!("{name}: {error:#}"));
+        // The console's end is for the terminal.
+        let text = format!("{error:#}");
+        skipped.push(format!("{name}: {}", text.lines().next().unwrap_or_default()));
+    };
     for job in &jobs {
         let runs = if job.lane == Lane::Counted { options.repeat } else { 1 };
-        let mut taken = Vec::new();
-        for number in 1..=runs {
-            match bench.take(job, number, runs) {
-                Ok(figures) => taken.push(figures),
-                Err(error) => {
-                    say::warn(format!("{}: {error:#}", job.name));
-                    // The console's end is for the terminal.
-                    let text = format!("{error:#}");
-                    skipped.push(format!("{}: {}", job.name, text.lines().next().unwrap_or_default()));
-                    break;
-                }
+        let taken: Result<Vec<Vec<Figure>>> =
+            (1..=runs).map(|number| machines.take(job, number, runs)).collect();
+        match (taken, job.lane) {
+            (Err(error), _) => fail(&job.name, &error),
+            (Ok(taken), Lane::Wall | Lane::Device) => once.extend(taken.into_iter().flatten()),
+            (Ok(taken), Lane::Counted) => {
+                counted.iter_mut().zip(taken).for_each(|(all, run)| all.extend(run))
             }
-        }
-        match job.lane {
-            Lane::Wall | Lane::Device => once.extend(taken.into_iter().flatten()),
-            Lane::Counted if taken.len() == runs => {
-                counted.iter_mut().zip(taken).for_each(|(all, run)| all.extend(run));
-            }
-            Lane::Counted => {}
         }
     }
     if options.peer.is_some() {
-        let mut note = |figures: Result<Vec<Figure>>| match figures {
+        peers::measure(&machines, options, |name, figures| match figures {
             Ok(figures) => once.extend(figures),
-            Err(error) => {
-                say::warn(format!("Xen: {error:#}"));
-                let text = format!("{error:#}");
-                skipped.push(format!("Xen: {}", text.lines().next().unwrap_or_default()));
-            }
-        };
-        let wanted = |area: Area, name: &str| has(options, area) && is_wanted(options, name);
-        if wanted(Area::Micro, ON_XEN[0]) {
-            note(bench.on_xen(options.quick));
-        }
-        if wanted(Area::Blk, ON_XEN[1]) {
-            let commands = suite::requests_below_linux(options.quick);
-            note(bench.below_linux(ON_XEN[1], || Ok(Guest::own(&bench.images, MEMORY_DISK, &commands))));
-        }
-        if wanted(Area::Net, ON_XEN[2]) {
-            let commands = suite::packets_below_linux(options.quick, domu::SERVER, domu::SERVER_MAC);
-            note(bench.below_linux(ON_XEN[2], || Ok(Guest::own(&bench.images, MEMORY_DISK, &commands))));
-        }
-        if options.guest.is_some() && wanted(Area::Blk, ON_XEN[3]) {
-            note(bench.below_linux(ON_XEN[3], || {
-                let (kernel, ramdisk) = linux::guest(options.quick)?;
-                Ok(Guest::linux(kernel, ramdisk, linux::MEMORY))
-            }));
-        }
+            Err(error) => fail(name, &error),
+        });
     }
     let document = Document::new(setting, &counted, once, skipped);
     write(options, &document)?;
@@ -150,116 +124,15 @@ fn write(options: &cli::Bench, document: &Document) -> Result<()> {
     if let Some(file) = &options.html {
         put(file, &html::page(document)?)?;
     }
-    if let Some(file) = &options.markdown {
+    for file in &options.markdown {
         let old = std::fs::read_to_string(file).unwrap_or_default();
-        let marks = table::marks(options.emulator == Some(Emulator::Bochs));
-        put(file, &table::between_marks(&old, &marks, &table::markdown(document)))?;
+        put(file, &book::filled(&old, document))?;
     }
     Ok(())
 }
 
 fn put(file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
-}
-
-/// Takes figures.
-pub struct Bench {
-    images: Images,
-    emulator: Emulator,
-    verbose: bool,
-}
-
-impl Bench {
-    /// Boots a job's machine and reads its figures.
-    fn take(&self, job: &Job, number: usize, of: usize) -> Result<Vec<Figure>> {
-        let run = if of > 1 { format!(", run {number} of {of}") } else { String::new() };
-        say::step(format!("measuring {}{run}", job.name));
-        let bundle = self.images.bundle(&job.set, "bench.bundle")?;
-        let config = Config {
-            processors: job.processors,
-            memory: job.memory,
-            disks: if job.disk { vec![suite::scratch_disk()?] } else { Vec::new() },
-            icount: job.lane != Lane::Wall && self.emulator == Emulator::Qemu,
-            network: job.network.clone(),
-            in_turn: job.set.may_load_x87(),
-            // The plain one has its processors take turns, which the clock would see.
-            plain: job.lane != Lane::Wall,
-            ..Config::bare(self.emulator, run::boot(&self.images, &bundle, self.emulator, "bench")?)
-        };
-        let begin = Instant::now();
-        let report =
-            patiently(&job.name, || machine::run(&config, Console::Hidden, Some(LIMIT), self.verbose))?;
-        let figures = Figure::all(&report.console, job.lane, OWN)?;
-        say::step(format!("{} figures after {:.0} s", figures.len(), begin.elapsed().as_secs_f64()));
-        if report.end != End::PowerOff(0) {
-            bail!("{}\n{}", report.end, process::tail(&report.console, 12));
-        }
-        ensure!(!figures.is_empty(), "the guest printed no figure:\n{}", process::tail(&report.console, 12));
-        Ok(figures)
-    }
-}
-
-impl Bench {
-    /// The same guest kernel as the first domain of Debian's Xen, on the same emulated machine: single services only, for
-    /// there is no other domain.
-    fn on_xen(&self, quick: bool) -> Result<Vec<Figure>> {
-        say::step(format!("measuring {}: Debian's {}", ON_XEN[0], peer::hypervisor()?));
-        let machine = peer::xen::Options {
-            icount: true,
-            plain: true,
-            limit: LIMIT,
-            verbose: self.verbose,
-            ..Default::default()
-        };
-        let cmdline = format!("role=guest {}", run::exec(&suite::services(quick)));
-        let kernel = self.images.guest(GUEST_KERNEL);
-        let report = patiently(ON_XEN[0], || peer::xen::run(&kernel, &cmdline, &machine))?;
-        let figures = Figure::all(&report.console, Lane::Counted, "xen")?;
-        ensure!(
-            !figures.is_empty(),
-            "no figure, and {}:\n{}",
-            report.end,
-            process::tail(&report.console, 12)
-        );
-        say::step(format!("{} figures of Xen", figures.len()));
-        Ok(figures)
-    }
-}
-
-impl Bench {
-    /// A guest on Debian's Xen below Debian's Linux, which serves its disk, a loop device on a file in memory, by blkback,
-    /// and its network by netback. Ticks are of everything, with what Xen and Linux do besides.
-    fn below_linux(&self, what: &str, guest: impl FnOnce() -> Result<Guest>) -> Result<Vec<Figure>> {
-        say::step(format!("measuring {what}: Debian's {}", peer::hypervisor()?));
-        let guest = guest()?;
-        let work = || domu::measure(&guest, LIMIT, self.verbose);
-        let report = patiently(what, work)?;
-        let figures = Figure::all(&report.console, Lane::Counted, "xen and linux")?;
-        ensure!(
-            !figures.is_empty(),
-            "{what}: no figure, and {}:\n{}",
-            report.end,
-            process::tail(&report.console, 12)
-        );
-        say::step(format!("{} figures of Xen and Linux", figures.len()));
-        Ok(figures)
-    }
-}
-
-/// Does something long, and says from time to time that it is being done.
-fn patiently<R>(name: &str, work: impl FnOnce() -> R) -> R {
-    let begin = Instant::now();
-    let (done, still) = std::sync::mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            while still.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                say::step(format!("{name} is running, {} s", begin.elapsed().as_secs()));
-            }
-        });
-        let result = work();
-        drop(done);
-        result
-    })
 }
 
 /// With what is measured.
@@ -305,6 +178,9 @@ fn command(options: &cli::Bench) -> String {
     }
     if options.guest.is_some() {
         words.push("--guest linux".into());
+    }
+    if options.repeat != REPEAT {
+        words.push(format!("--repeat {}", options.repeat));
     }
     words.join(" ")
 }

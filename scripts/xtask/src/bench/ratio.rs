@@ -2,8 +2,57 @@
 //! streams with a plain copy of the same bytes, and figures with those of another system.
 
 use super::figure::{Figure, Lane, OWN};
+use super::peers::{counterpart, is_peer};
 use super::targets::MEMORY_DISK;
 use serde::{Deserialize, Serialize};
+
+/// A number that stands for many operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    /// What all took, divided by their number: the throughput.
+    Mean,
+    /// What half of them did not exceed, each with its waiting.
+    P50,
+    /// What 99 of 100 did not exceed.
+    P99,
+    /// What 999 of 1,000 did not exceed.
+    P999,
+}
+
+impl Measure {
+    /// Those of latency.
+    const LATENCY: [Measure; 3] = [Measure::P50, Measure::P99, Measure::P999];
+
+    /// Its value of a figure, in ticks.
+    fn of(self, figure: &Figure) -> Option<u64> {
+        let key = match self {
+            Measure::Mean if figure.lane == Lane::Wall => return Some(figure.total("ticks") / figure.n),
+            Measure::Mean => return Some(figure.ticks()),
+            Measure::P50 => "median",
+            Measure::P99 => "p99",
+            Measure::P999 => "p999",
+        };
+        figure.each.get(key).copied()
+    }
+}
+
+impl std::fmt::Display for Measure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Measure::Mean => "mean",
+            Measure::P50 => "p50",
+            Measure::P99 => "p99",
+            Measure::P999 => "p99.9",
+        })
+    }
+}
+
+/// What of a figure is compared in a lane: how long an operation takes by the clock is not the same each time.
+fn measures(lane: Lane) -> impl Iterator<Item = Measure> {
+    let more: &[Measure] = if lane == Lane::Wall { &Measure::LATENCY } else { &[] };
+    std::iter::once(Measure::Mean).chain(more.iter().copied())
+}
 
 /// One comparison.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -12,6 +61,8 @@ pub struct Ratio {
     pub what: String,
     /// By what: instructions, or the clock.
     pub lane: Lane,
+    /// What of all the operations is compared.
+    pub of: Measure,
     /// Ticks of one operation of ours.
     pub ours: u64,
     /// Ticks of one operation of what it is compared with.
@@ -37,11 +88,14 @@ pub const PEER: &str = "10.0.0.1";
 
 /// Compares a figure with the same one of another system. Who is busy is not known there: what is by that here is compared
 /// by all ticks too, with the waiting.
-fn with_peer(own: &Figure, peer: &Figure) -> Ratio {
+fn with_peer(own: &Figure, peer: &Figure) -> Vec<Ratio> {
     let busy = own.totals.contains_key("busy") && !peer.totals.contains_key("busy");
-    let ours = if busy { own.total("ticks") / own.n } else { own.ticks() };
     let what = format!("{}: here to {}", peer.what(), peer.system);
-    Ratio { what, lane: peer.lane, ours, base: peer.ticks() }
+    let ratio = |of: Measure| {
+        let ours = if busy && of == Measure::Mean { own.total("ticks") / own.n } else { of.of(own)? };
+        Some(Ratio { what: what.clone(), lane: peer.lane, of, ours, base: of.of(peer)? })
+    };
+    measures(peer.lane).filter_map(ratio).collect()
 }
 
 /// All comparisons that these figures allow.
@@ -55,7 +109,7 @@ pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
                 && figure.is("disk", disk)
                 && figure.word("size") == Some(4096)
                 && figure.word("depth") == Some(depth)
-                && !figure.words.contains_key("queues")
+                && is_plain(figure)
         })
     };
     let copy = |lane: Lane| {
@@ -64,8 +118,11 @@ pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
             .find(|figure| figure.lane == lane && figure.system == OWN && figure.name == "memory-copy-4096")
     };
     let mut compare = |what: String, lane: Lane, ours: Option<&Figure>, base: Option<&Figure>| {
-        if let (Some(ours), Some(base)) = (ours, base) {
-            all.push(Ratio { what, lane, ours: ours.ticks(), base: base.ticks() });
+        let (Some(own), Some(other)) = (ours, base) else { return };
+        for of in measures(lane) {
+            if let (Some(ours), Some(base)) = (of.of(own), of.of(other)) {
+                all.push(Ratio { what: what.clone(), lane, of, ours, base });
+            }
         }
     };
     for lane in [Lane::Device, Lane::Wall] {
@@ -90,7 +147,7 @@ pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
                 && figure.system == OWN
                 && (figure.area.as_str(), figure.name.as_str()) == ("net", name)
                 && figure.is("to", PEER)
-                && !figure.words.contains_key("queues")
+                && is_plain(figure)
                 && direction.is_none_or(|way| figure.is("direction", way))
         })
     };
@@ -100,15 +157,37 @@ pub fn ratios(figures: &[Figure]) -> Vec<Ratio> {
             compare(what, lane, of_net(lane, "tcp-stream", Some(way)), of_net(lane, "copy", None));
         }
     }
-    for peer in figures.iter().filter(|figure| figure.system != OWN) {
-        let same = |own: &&Figure| {
-            own.system == OWN && own.lane == peer.lane && own.area == peer.area && own.what() == peer.what()
-        };
-        if let Some(own) = figures.iter().find(same) {
-            all.push(with_peer(own, peer));
-        }
+    for (own, peer) in beside(figures) {
+        all.extend(with_peer(own, peer));
     }
     all
+}
+
+/// Whether a figure is of one queue, and of the machine that stands for its lane.
+fn is_plain(figure: &Figure) -> bool {
+    ["queues", "processors"].iter().all(|word| !figure.words.contains_key(*word))
+}
+
+/// Figures of ours, each with the same one of another system.
+pub fn beside(figures: &[Figure]) -> Vec<(&Figure, &Figure)> {
+    let pair = |peer| {
+        let own = figures.iter().find(|own| is_same(own, peer))?;
+        Some((own, peer))
+    };
+    figures.iter().filter(|figure| is_peer(&figure.system)).filter_map(pair).collect()
+}
+
+/// Whether a figure of ours is the same as one of a peer's.
+fn is_same(own: &Figure, peer: &Figure) -> bool {
+    own.system == counterpart(&peer.system)
+        && own.lane == peer.lane
+        && own.area == peer.area
+        && own.what() == peer.what()
+}
+
+/// Ticks of one operation of ours and of a peer's, by all ticks if by those who were busy is not known of both.
+pub fn both(own: &Figure, peer: &Figure) -> Option<[u64; 2]> {
+    with_peer(own, peer).first().map(|ratio| [ratio.ours, ratio.base])
 }
 
 #[cfg(test)]

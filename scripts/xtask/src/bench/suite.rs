@@ -1,6 +1,7 @@
 //! What is measured: machines to boot, and what their guests run.
 
-use super::figure::Lane;
+use super::figure::{Lane, OWN};
+use super::host::Server;
 use super::targets::{DRIVER_DOMAIN, MEMORY_DISK};
 use crate::bundle::{self, DomainSet};
 use crate::cli::{Area, Emulator};
@@ -25,6 +26,14 @@ pub struct Job {
     pub disk: bool,
     /// The machine's network.
     pub network: Option<Network>,
+    /// The emulator, if not the one that everything is measured in.
+    pub emulator: Option<Emulator>,
+    /// What its figures say they were taken on.
+    pub system: &'static str,
+    /// This computer's end of the guest's streams.
+    pub host: Option<Server>,
+    /// By the clock: whether the processor is the plain one, alone, as Xen's is.
+    pub alone: bool,
 }
 
 /// The domain set that most of it runs in.
@@ -43,8 +52,31 @@ impl Job {
     /// The guest of a set that runs `commands`.
     fn of(mut set: DomainSet, name: &str, lane: Lane, commands: &str) -> Result<Job> {
         run::add_commands(&mut set, commands)?;
+        Ok(Job::bare(name, lane, set))
+    }
+
+    /// A machine with a domain set as it is.
+    pub fn bare(name: &str, lane: Lane, set: DomainSet) -> Job {
         let processors = if lane == Lane::Wall { 2 } else { 1 };
-        Ok(Job { name: name.into(), lane, set, processors, memory: 512 << 20, disk: true, network: None })
+        Job {
+            name: name.into(),
+            lane,
+            set,
+            processors,
+            memory: 512 << 20,
+            disk: true,
+            network: None,
+            emulator: None,
+            system: OWN,
+            host: None,
+            alone: false,
+        }
+    }
+
+    /// By the clock, on the one plain processor that Xen has.
+    pub fn alone(mut self) -> Job {
+        (self.alone, self.processors) = (true, 1);
+        self
     }
 
     /// Gives the guest the emulated disk too, that paravirtual ones are compared with.
@@ -85,10 +117,14 @@ impl Job {
 const DEVICE: &str = "xvda";
 
 /// What is measured by the clock.
-const CLOCK: &str = "bench micro n=200 raw; \
-    bench blk xvda load=read-seq bs=4K,64K depth=1,32 n=1024 raw; \
-    bench blk xvdb load=read-seq bs=4K,64K depth=1,32 n=1024 raw; \
-    bench blk hda load=read-seq bs=4K depth=1 n=16 raw";
+fn by_the_clock(quick: bool) -> String {
+    let (sizes, depths) = if quick { ("4K,64K", "1,32") } else { ("512,4K,64K,1M", "1,4,32,128") };
+    let sweep = |disk: &str| {
+        format!("bench blk {disk} load=read-seq,read-rand bs={sizes} depth={depths} n=1024 most=32M raw")
+    };
+    let emulated = "bench blk hda load=read-seq bs=4K depth=1 n=16 raw";
+    ["bench micro n=200 raw", &sweep(DEVICE), &sweep(MEMORY_DISK), emulated].join("; ")
+}
 
 /// Requests to the emulated disk, which takes more than a thousand exits for 4 KiB.
 const EMULATED_COMMANDS: &str = "bench blk hda load=read-seq,write-seq bs=4K depth=1 n=8 write raw";
@@ -137,9 +173,19 @@ pub fn packets_below_linux(quick: bool, to: &str, mac: &str) -> String {
     format!("ip 10.0.0.2/24 && bench net {to} mac={mac} n={n} bytes={bytes} raw")
 }
 
-/// How many packets, and bytes of a stream.
+/// How many packets, and bytes of a stream: so many that connecting is a hundredth of it at most.
 fn packets(quick: bool) -> (u32, &'static str) {
-    if quick { (512, "8M") } else { (4096, "64M") }
+    if quick { (512, "32M") } else { (4096, "64M") }
+}
+
+/// Packets and streams by the clock, to the driver domain as below Linux.
+pub fn packets_by_the_clock(quick: bool) -> Result<Job> {
+    let set = DomainSet::read(&crate::workspace::root().join(NETWORK))?;
+    let (n, bytes) = packets(quick);
+    let commands = format!("bench net {DRIVER_DOMAIN} n={n} bytes={bytes} raw");
+    let mut job = Job::of(set, "net by the clock on one processor", Lane::Wall, &commands)?;
+    job.disk = false;
+    Ok(job)
 }
 
 /// The commands that measure single services.
@@ -147,13 +193,33 @@ pub fn services(quick: bool) -> String {
     format!("bench micro n={} raw", if quick { 200 } else { 1000 })
 }
 
-/// A guest's way to the host: the router of the emulator's network, which answers at once where the card is one that sends
-/// while its register is written.
-fn to_host(mut set: DomainSet, n: u32) -> Result<Job> {
+/// The host's address and MAC, as the emulator's network has them.
+const HOST: &str = "10.0.2.2 mac=52:55:0a:00:02:02";
+
+/// The set of the network's figures with an address on the emulator's network.
+fn on_the_hosts_network(mut set: DomainSet) -> Result<DomainSet> {
     let guest = set.guest()?;
     guest.cmdline = guest.cmdline.replace("ip=10.0.0.2/24", "ip=10.0.2.15/24");
+    Ok(set)
+}
+
+/// A guest's way to a program on the host, by the clock: when the host answers is not counted.
+fn to_host_by_the_clock(set: DomainSet, quick: bool) -> Result<Job> {
+    let server = Server::start()?;
+    let (n, bytes) = if quick { (512, "8M") } else { (4096, "32M") };
+    let commands = format!("bench net {HOST} port={} n={n} bytes={bytes} raw", server.port());
+    let mut job = Job::of(on_the_hosts_network(set)?, "net to the host by the clock", Lane::Wall, &commands)?;
+    job.network = Some(Network::default());
+    job.host = Some(server);
+    Ok(job)
+}
+
+/// A guest's way to the host: the router of the emulator's network, which answers at once where the card is one that sends
+/// while its register is written.
+fn to_host(set: DomainSet, n: u32) -> Result<Job> {
+    let set = on_the_hosts_network(set)?;
     // The card holds back what it receives for a second after it was started.
-    let commands = format!("sleep 3 && bench net 10.0.2.2 mac=52:55:0a:00:02:02 load=ping,packets n={n} raw");
+    let commands = format!("sleep 3 && bench net {HOST} load=ping,packets n={n} raw");
     let mut job = Job::of(set, "net to the host", Lane::Counted, &commands)?;
     job.network = Some(Network { card: Card::E1000, ..Network::default() });
     Ok(job)
@@ -168,16 +234,16 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
         Area::Blk => {
             let commands = format!("{}; {EMULATED_COMMANDS}", disk_commands(MEMORY_DISK, quick, 256));
             let counted = Job::new("blk", Lane::Counted, &commands)?.with_emulated_disk()?;
-            // How long a device takes is not counted: what it is asked in full, the memory disk is asked for.
             let mut some = Vec::new();
             for queues in if quick { &[4][..] } else { &[2, 3, 4] } {
                 let name = format!("blk with {queues} queues");
-                let mut job = Job::new(&name, Lane::Counted, &disk_commands(MEMORY_DISK, true, 256))?;
+                let mut job = Job::new(&name, Lane::Counted, &disk_commands(MEMORY_DISK, quick, 256))?;
                 bundle::append(&mut job.set.guest()?.cmdline, &format!("blk-queues={queues}"));
                 some.push(job.without_device()?);
             }
-            let device = Job::new("blk of a device", Lane::Device, &disk_commands(DEVICE, true, 256))?;
-            let wall = Job::new("blk by the clock", Lane::Wall, CLOCK)?.with_emulated_disk()?;
+            let device = Job::new("blk of a device", Lane::Device, &disk_commands(DEVICE, quick, 256))?;
+            let wall =
+                Job::new("blk by the clock", Lane::Wall, &by_the_clock(quick))?.with_emulated_disk()?;
             some.insert(0, counted.without_device()?);
             some.extend([device.control("figures=raw")?, wall.control("figures=raw")?]);
             some
@@ -198,8 +264,9 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
                 all.push(job);
             }
             all.push(to_host(set.clone(), n)?);
-            let stream = format!("bench net 10.0.0.1 load=stream bytes={bytes} raw");
-            all.push(Job::of(set, "net by the clock", Lane::Wall, &stream)?);
+            let clock = format!("bench net 10.0.0.1 n={n} bytes={bytes} raw");
+            all.push(Job::of(set.clone(), "net by the clock", Lane::Wall, &clock)?);
+            all.push(to_host_by_the_clock(set, quick)?);
             all.iter_mut().for_each(|job| job.disk = false);
             all
         }
@@ -220,9 +287,8 @@ pub fn jobs(area: Area, quick: bool, emulator: Emulator) -> Result<Vec<Job>> {
     Ok(chosen)
 }
 
-/// The disk that requests go to: empty, so that no file system is found on it, and a hole, so that it costs nothing.
-pub fn scratch_disk() -> Result<PathBuf> {
-    let file = crate::workspace::products()?.join("bench.img");
+/// Makes the disk that requests go to: empty, so that no file system is found on it, and a hole, so that it costs nothing.
+pub fn scratch_disk(file: PathBuf) -> Result<PathBuf> {
     let disk = std::fs::File::create(&file).with_context(|| format!("cannot make {}", file.display()))?;
     disk.set_len(64 << 20)?;
     Ok(file)

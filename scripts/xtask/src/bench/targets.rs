@@ -4,6 +4,7 @@
 //! domain's instructions included. They are constants of this table: `--peer xen` measures them anew.
 
 use super::figure::{Figure, Lane, OWN};
+use super::peers::{OWN_VTX, XEN, XEN_LINUX, XEN_VTX};
 use serde::{Deserialize, Serialize};
 
 /// What is wanted.
@@ -22,6 +23,16 @@ impl Goal {
         match self {
             Goal::AtMost(most) => ours <= most,
             Goal::AtLeast(least) => ours >= least,
+        }
+    }
+
+    /// How many times better one figure is than another.
+    #[allow(clippy::cast_precision_loss)] // a figure for people
+    fn times(self, ours: u64, other: u64) -> Option<f64> {
+        match (self, ours as f64, other as f64) {
+            _ if ours == 0 || other == 0 => None,
+            (Goal::AtMost(_), ours, other) => Some(other / ours),
+            (Goal::AtLeast(_), ours, other) => Some(ours / other),
         }
     }
 }
@@ -46,6 +57,10 @@ pub struct Standing {
     pub goal: Goal,
     /// What this run measured, if it did.
     pub ours: Option<u64>,
+    /// What this run measured on Xen, with our guest.
+    pub peer: Option<u64>,
+    /// What this run measured on VT-x: here, and on Xen.
+    pub vtx: Option<[u64; 2]>,
 }
 
 impl Standing {
@@ -55,13 +70,13 @@ impl Standing {
     }
 
     /// How many times better than Xen.
-    #[allow(clippy::cast_precision_loss)] // a figure for people
     pub fn ratio(&self) -> Option<f64> {
-        let (ours, xen) = (self.ours.filter(|ours| *ours > 0)? as f64, self.xen as f64);
-        Some(match self.goal {
-            Goal::AtMost(_) => xen / ours,
-            Goal::AtLeast(_) => ours / xen,
-        })
+        self.goal.times(self.ours?, self.xen)
+    }
+
+    /// The same on VT-x.
+    pub fn vtx_ratio(&self) -> Option<f64> {
+        self.vtx.and_then(|[ours, xen]| self.goal.times(ours, xen))
     }
 }
 
@@ -151,11 +166,12 @@ const ROWS: [Row; 17] = [
 ];
 
 impl Source {
-    fn find(&self, figures: &[Figure]) -> Option<u64> {
+    /// Its value on a system.
+    fn find(&self, figures: &[Figure], system: &str) -> Option<u64> {
         let find = |area: &str, name: &str, suits: &dyn Fn(&Figure) -> bool| {
             figures.iter().find(|figure| {
                 figure.lane == Lane::Counted
-                    && figure.system == OWN
+                    && figure.system == system
                     && figure.area == area
                     && figure.name == name
                     && suits(figure)
@@ -189,7 +205,9 @@ pub fn standings(figures: &[Figure]) -> Vec<Standing> {
         what: (*what).to_owned(),
         xen: *xen,
         goal: *goal,
-        ours: source.find(figures),
+        ours: source.find(figures, OWN),
+        peer: [XEN, XEN_LINUX].iter().find_map(|system| source.find(figures, system)),
+        vtx: source.find(figures, OWN_VTX).zip(source.find(figures, XEN_VTX)).map(Into::into),
     };
     ROWS.iter().map(standing).collect()
 }
@@ -235,6 +253,18 @@ mod tests {
         assert_eq!(of("ping between guest and").ours, Some(40_000));
         assert_eq!((of("CPUID").ours, of("CPUID").is_met(), of("CPUID").ratio()), (None, None, None));
         assert!((of("depth 1,").ratio().unwrap() - 3.748).abs() < 1e-3);
+    }
+
+    #[test]
+    fn other_systems_stand_beside() {
+        let of = |ticks: u64, system: &str| {
+            let line = format!("figure micro cpuid : n=1 : median={ticks}");
+            Figure::all(&line, Lane::Counted, system).unwrap()
+        };
+        let all = [of(200, OWN), of(6000, XEN), of(250, OWN_VTX), of(1500, XEN_VTX)].concat();
+        let row = standings(&all).into_iter().find(|row| row.what.contains("CPUID")).unwrap();
+        assert_eq!((row.ours, row.peer, row.vtx), (Some(200), Some(6000), Some([250, 1500])));
+        assert!((row.vtx_ratio().unwrap() - 6.0).abs() < 1e-9);
     }
 
     #[test]

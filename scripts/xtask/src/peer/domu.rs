@@ -85,8 +85,10 @@ pub fn run(images: &Images, console: Console, verbose: bool) -> Result<Verdict> 
         Ok(tools) => tools,
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
-    let machine = xen::Options { console, verbose, ..Default::default() };
-    let report = boot(&tools, &Guest::own(images, "xvda", COMMANDS), &TESTING, machine)?;
+    // Time follows instructions, so that no time-out of xl or of the guest depends on this computer.
+    let machine = xen::Options { console, verbose, icount: true, ..Default::default() };
+    let ramdisk = workspace::products()?.join(format!("peer-linux-{}.cpio", std::process::id()));
+    let report = boot(&tools, &Guest::own(images, "xvda", COMMANDS), &TESTING, machine, &ramdisk)?;
     std::fs::write(
         workspace::made(workspace::products()?.join("test"))?.join("peer-xen-domu.log"),
         &report.console,
@@ -94,11 +96,29 @@ pub fn run(images: &Images, console: Console, verbose: bool) -> Result<Verdict> 
     Ok(judge(&report))
 }
 
+/// How a guest measures.
+pub struct Measuring {
+    /// Whether time follows instructions, rather than the clock.
+    pub counted: bool,
+    /// Where Linux's initial RAM disk is made.
+    pub ramdisk: PathBuf,
+    /// After how long the machine has failed.
+    pub limit: Duration,
+    /// Whether the emulator's command line is printed.
+    pub verbose: bool,
+}
+
 /// Boots the same with a guest that measures, on the plain processor. Nobody judges what it prints.
-pub fn measure(guest: &Guest, limit: Duration, verbose: bool) -> Result<Report> {
+pub fn measure(guest: &Guest, how: &Measuring) -> Result<Report> {
     packages::hypervisor()?;
-    let machine = xen::Options { plain: true, limit, verbose, ..Default::default() };
-    boot(&packages::tools()?, guest, &MEASURING, machine)
+    let machine = xen::Options {
+        plain: true,
+        icount: how.counted,
+        limit: how.limit,
+        verbose: how.verbose,
+        ..Default::default()
+    };
+    boot(&packages::tools()?, guest, &MEASURING, machine, &how.ramdisk)
 }
 
 /// What a guest is and does.
@@ -157,20 +177,23 @@ struct Service {
 const TESTING: Service = Service { address: "10.17.0.1", pause: "300000", serve: None };
 const MEASURING: Service = Service { address: SERVER, pause: "3000000", serve: Some(SERVE) };
 
-fn boot(tools: &Path, guest: &Guest, service: &Service, machine: xen::Options) -> Result<Report> {
-    let ramdisk = workspace::products()?.join("peer-linux.cpio");
-    std::fs::write(&ramdisk, initial(tools, guest, service)?)?;
+fn boot(
+    tools: &Path,
+    guest: &Guest,
+    service: &Service,
+    machine: xen::Options,
+    ramdisk: &Path,
+) -> Result<Report> {
+    std::fs::write(ramdisk, initial(tools, guest, service)?)?;
     let kernel = packages::file(&tools.join("boot"), "vmlinuz")?;
     let options = xen::Options {
         memory: (704 << 20) + (u64::from(guest.memory) << 20),
-        // Time follows instructions, so that no time-out of xl or of the guest depends on this computer.
-        icount: true,
         // QEMU's IRET reads the stack as the supervisor even from ring 3, which SMAP then refuses to a PV kernel.
         xen: "smap=0 dom0_max_vcpus=1 guest_loglvl=warning".into(),
         limit: machine.limit.max(LIMIT),
         ..machine
     };
-    let report = xen::boot(&[(&kernel, "console=hvc0 quiet"), (&ramdisk, "")], "dom0_mem=384M", &options);
+    let report = xen::boot(&[(&kernel, "console=hvc0 quiet"), (ramdisk, "")], "dom0_mem=384M", &options);
     std::fs::remove_file(ramdisk)?;
     report
 }

@@ -3,9 +3,10 @@
 use super::packages;
 use crate::cli::Emulator;
 use crate::emulator::{Boot, Config};
+use crate::image;
 use crate::machine::{self, Console, Report};
-use anyhow::{Context, Result, ensure};
-use std::path::Path;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How Xen is booted: it shows its messages, leaves the absent IOMMU alone, and halts when its first domain has ended.
@@ -14,6 +15,10 @@ const XEN: &str = "console=com1 com1=115200,8n1 dom0-iommu=none iommu=no ucode=n
 /// The machine and its limits.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The emulator.
+    pub emulator: Emulator,
+    /// Where the CD image is made that Bochs boots from.
+    pub iso: Option<PathBuf>,
     /// The number of processors.
     pub processors: u32,
     /// Bytes of memory.
@@ -36,6 +41,8 @@ impl Default for Options {
     /// One processor, 512 MiB, 240 s, nobody at the console.
     fn default() -> Options {
         Options {
+            emulator: Emulator::Qemu,
+            iso: None,
             processors: 1,
             memory: 512 << 20,
             icount: false,
@@ -59,16 +66,10 @@ pub fn run(kernel: &Path, cmdline: &str, options: &Options) -> Result<Report> {
 
 /// Boots Xen with modules: the first domain's kernel, and what that is to find in memory.
 pub fn boot(modules: &[(&Path, &str)], words: &str, options: &Options) -> Result<Report> {
-    let mut list = Vec::new();
-    for (file, cmdline) in modules {
-        let file = file.to_str().context("a file whose name is no text")?;
-        ensure!(!file.contains(' '), "a file with a space in its name cannot be a module: {file}");
-        list.push(format!("{file} {cmdline}").trim().replace(',', ",,"));
-    }
-    let boot = Boot::Direct {
-        hypervisor: packages::hypervisor()?.image,
-        bundle: Some(list.join(",").into()),
-        cmdline: format!("{XEN} {words} {}", options.xen),
+    let words = format!("{XEN} {words} {}", options.xen);
+    let boot = match options.emulator {
+        Emulator::Qemu => direct(modules, words)?,
+        Emulator::Bochs => iso(modules, words.trim(), options.iso.as_deref())?,
     };
     let config = Config {
         processors: options.processors,
@@ -77,9 +78,32 @@ pub fn boot(modules: &[(&Path, &str)], words: &str, options: &Options) -> Result
         // Xen loads its guests' x87 state.
         in_turn: true,
         plain: options.plain,
-        ..Config::bare(Emulator::Qemu, boot)
+        ..Config::bare(options.emulator, boot)
     };
     machine::run(&config, options.console, Some(options.limit), options.verbose)
+}
+
+/// Xen and its modules by its PVH entry.
+fn direct(modules: &[(&Path, &str)], cmdline: String) -> Result<Boot> {
+    let mut list = Vec::new();
+    for (file, cmdline) in modules {
+        let file = file.to_str().context("a file whose name is no text")?;
+        ensure!(!file.contains(' '), "a file with a space in its name cannot be a module: {file}");
+        list.push(format!("{file} {cmdline}").trim().replace(',', ",,"));
+    }
+    Ok(Boot::Direct {
+        hypervisor: packages::hypervisor()?.image,
+        bundle: Some(list.join(",").into()),
+        cmdline,
+    })
+}
+
+/// Xen and a module on a CD.
+fn iso(modules: &[(&Path, &str)], cmdline: &str, file: Option<&Path>) -> Result<Boot> {
+    let [module] = modules else { bail!("on a CD there is room for one module") };
+    let file = file.context("no name for Xen's CD image")?;
+    image::make_with(&packages::hypervisor()?.image, Some(*module), cmdline, file)?;
+    Ok(Boot::Iso(file.into()))
 }
 
 /// Finds the exit status that our kernel prints where no XenStore takes it.
