@@ -243,7 +243,7 @@ pub struct Bench {
     /// Measures services (also on VT-x), and disk and network that Linux serves, on another hypervisor too, with the same guest
     #[arg(long, value_enum)]
     pub peer: Option<Hypervisor>,
-    /// With `blk`: measures requests of another guest too, on every hypervisor
+    /// With `blk` and `net`: measures requests and packets of another guest too, on every hypervisor
     #[arg(long, value_enum)]
     pub guest: Option<Guest>,
     /// How often counted figures are taken; runs that differ are a failure

@@ -153,22 +153,14 @@ fn plots(document: &Document) -> Result<Vec<String>> {
         }
     }
     let at_4k = |figure: &&Figure| figure.word("size") == Some(4096);
-    let mut quantiles = Vec::new();
-    for key in ["median", "p99", "p999"] {
-        let mut points: Vec<(f64, f64)> = reads(document, "read-rand")
-            .filter(at_4k)
-            .filter_map(|figure| Some(((figure.word("depth")? as f64).log2(), *figure.each.get(key)? as f64)))
-            .collect();
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        quantiles.push(Series { name: key.to_owned(), points });
-    }
-    if quantiles.iter().any(|series| series.points.len() > 1) {
-        plots.push(plot::lines(
-            "Memory disk, 4 KiB random read: latency, from submission to answer",
-            axis("depth"),
-            "instructions",
-            &quantiles,
-        )?);
+    let clock = document.figures.iter().filter(|figure| is_wall_read(figure));
+    let of_count = quantiles(reads(document, "read-rand").filter(at_4k), ["median", "p99", "p999"], 1.0);
+    let by_the_clock = quantiles(clock.filter(at_4k), ["ns-median", "ns-p99", "ns-p999"], 1000.0);
+    for (of, y, all) in [("", "instructions", of_count), (" by the clock", "microseconds", by_the_clock)] {
+        if all.iter().any(|series| series.points.len() > 1) {
+            let title = format!("Memory disk, 4 KiB random read: latency{of}, from submission to answer");
+            plots.push(plot::lines(&title, axis("depth"), y, &all)?);
+        }
     }
     let mut chosen: Vec<&Figure> = reads(document, "read-rand").filter(at_4k).collect();
     chosen.sort_by_key(|figure| figure.word("depth"));
@@ -208,6 +200,7 @@ fn plots(document: &Document) -> Result<Vec<String>> {
         let chosen: Vec<&Figure> = counted(document, "net")
             .filter(|figure| {
                 !figure.words.contains_key("queues")
+                    && !figure.words.contains_key("guest")
                     && wanted.contains(&figure.name.as_str())
                     && figure.total("hv.ticks") > 0
             })
@@ -221,6 +214,21 @@ fn plots(document: &Document) -> Result<Vec<String>> {
     }
     plots.extend(growth::plots(counted(document, "scale"))?);
     Ok(plots)
+}
+
+/// Lines of quantiles over the powers of two of the depth, in units.
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn quantiles<'a>(figures: impl Iterator<Item = &'a Figure>, keys: [&str; 3], unit: f64) -> Vec<Series> {
+    let figures: Vec<&Figure> = figures.collect();
+    let line = |(name, key): (&str, &str)| {
+        let point = |figure: &&Figure| {
+            Some(((figure.word("depth")? as f64).log2(), *figure.each.get(key)? as f64 / unit))
+        };
+        let mut points: Vec<(f64, f64)> = figures.iter().filter_map(point).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Series { name: name.to_owned(), points }
+    };
+    ["p50", "p99", "p99.9"].into_iter().zip(keys).map(line).collect()
 }
 
 /// What an axis is called.

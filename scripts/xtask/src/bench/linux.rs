@@ -7,19 +7,52 @@ use super::figure::Lane;
 use super::folder::Folder;
 use super::suite::Job;
 use crate::bundle::{self, DomainSet};
+use crate::cli::Area;
 use crate::linux::{self, Linux, Suite};
 use crate::{run, workspace};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
-/// The script that measures.
+/// The scripts that measure, of the disk and of the network.
 const SCRIPT: &str = include_str!("../../../guests/linux/bench");
-/// The domain set.
+const NET_SCRIPT: &str = include_str!("../../../guests/linux/bench-net");
+/// The domain sets.
 const SET: &str = "scripts/domains/linux.toml";
+const NET_SET: &str = "scripts/domains/network.toml";
 /// The disk, which the script reads and writes as a whole.
 const DISK: &str = "memory:8M";
 /// The guest's memory in MiB.
 pub const MEMORY: u32 = 256;
+
+/// What of the guest is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Measured {
+    /// Requests of its disk.
+    Disk,
+    /// Packets and streams of its network.
+    Network,
+}
+
+impl Measured {
+    /// The area its figures are of.
+    pub fn area(self) -> Area {
+        match self {
+            Measured::Disk => Area::Blk,
+            Measured::Network => Area::Net,
+        }
+    }
+
+    /// What the guest runs.
+    fn commands(self, quick: bool) -> String {
+        match self {
+            Measured::Disk => format!("plan='{}'\n{SCRIPT}", plan(quick)),
+            Measured::Network => {
+                let (mib, pings) = if quick { (2, 64) } else { (16, 256) };
+                format!("mib={mib} pings={pings}\n{NET_SCRIPT}")
+            }
+        }
+    }
+}
 
 /// What the script measures: directions, bytes of a request, and how many programs make them at once.
 fn plan(quick: bool) -> String {
@@ -35,28 +68,35 @@ fn plan(quick: bool) -> String {
 }
 
 /// The kernel, as Debian packs it, and the initial RAM disk with the script in it.
-pub fn guest(quick: bool) -> Result<(PathBuf, Vec<u8>)> {
+pub fn guest(what: Measured, quick: bool) -> Result<(PathBuf, Vec<u8>)> {
     let linux = Linux::get(Suite::Stable)?;
-    let commands = format!("plan='{}'\n{SCRIPT}", plan(quick));
-    Ok((linux.image()?, linux::initramfs(&linux, Some(&commands), &[])?))
+    Ok((linux.image()?, linux::initramfs(&linux, Some(&what.commands(quick)), &[])?))
 }
 
-/// Linux on this hypervisor, with a disk in the driver domain's memory.
-pub fn job(quick: bool, lane: Lane, folder: &Folder) -> Result<Job> {
-    let (image, initrd) = guest(quick)?;
-    let file = folder.file("linux.cpio");
+/// Linux on this hypervisor, with a disk in the driver domain's memory, or with the driver domain on its network.
+pub fn job(what: Measured, quick: bool, folder: &Folder) -> Result<Job> {
+    let (image, initrd) = guest(what, quick)?;
+    let (name, file, set) = match what {
+        Measured::Disk => ("blk with Linux as the guest", "linux-blk.cpio", SET),
+        Measured::Network => ("net with Linux as the guest", "linux-net.cpio", NET_SET),
+    };
+    let file = folder.file(file);
     std::fs::write(&file, initrd).with_context(|| format!("cannot write {}", file.display()))?;
-    let mut set = DomainSet::read(&workspace::root().join(SET))?;
+    let mut set = DomainSet::read(&workspace::root().join(set))?;
     let guest = set.guest()?;
     guest.kernel = linux::loadable(&image)?.to_string_lossy().into_owned();
     guest.initrd = Some(file.to_string_lossy().into_owned());
     guest.cmdline = run::LINUX_WORDS.into();
     guest.memory = format!("{MEMORY}M");
     guest.vcpus = 1;
-    guest.disk = vec![DISK.into()];
+    // A domain with the role `control` is given the manifest instead of a RAM disk.
+    guest.roles.clear();
+    if what == Measured::Disk {
+        guest.disk = vec![DISK.into()];
+    }
     let control = set.control()?;
     bundle::append(&mut control.cmdline, run::UNTIL_GUESTS);
-    let mut job = Job::bare("blk with Linux as the guest", lane, set);
+    let mut job = Job::bare(name, Lane::Counted, set).without("create=")?;
     job.disk = false;
     Ok(job)
 }

@@ -55,7 +55,8 @@ impl Machines {
         let mut figures = Figure::all(&report.console, job.lane, job.system)?;
         say::step(format!("{} figures after {:.0} s", figures.len(), begin.elapsed().as_secs_f64()));
         if report.end != End::PowerOff(0) {
-            bail!("{}\n{}", report.end, process::tail(&report.console, 12));
+            let lines = if self.verbose { usize::MAX } else { 12 };
+            bail!("{}\n{}", report.end, process::tail(&report.console, lines));
         }
         ensure!(!figures.is_empty(), "the guest printed no figure:\n{}", process::tail(&report.console, 12));
         if job.alone {

@@ -49,8 +49,8 @@ pub fn verb(options: &cli::Bench) -> Result<u8> {
     let mut skipped = Vec::new();
     if options.guest.is_some() {
         ensure!(
-            has(options, Area::Blk),
-            "--guest linux goes with blk: `cargo xtask bench blk --guest linux`"
+            has(options, Area::Blk) || has(options, Area::Net),
+            "--guest linux goes with blk and net: `cargo xtask bench blk --guest linux`"
         );
         ensure!(emulator == Emulator::Qemu, "--guest linux is measured in QEMU only: leave --emulator out");
         match peers::linux_jobs(options, &folder) {

@@ -3,10 +3,11 @@
 
 use super::figure::{Figure, Lane, OWN};
 use super::folder::Folder;
+use super::linux::{self, Measured};
 use super::machines::Machines;
 use super::suite::{self, Job};
 use super::targets::MEMORY_DISK;
-use super::{has, is_wanted, linux};
+use super::{has, is_wanted};
 use crate::cli::{self, Area, Emulator};
 use crate::peer::domu::{self, Guest};
 use anyhow::Result;
@@ -35,13 +36,18 @@ pub fn counterpart(peer: &str) -> &'static str {
 enum What {
     /// Single services, as the first domain.
     Services,
+    /// Services between two guests.
+    Pair,
     /// Requests of a disk that Linux serves.
     Disk,
     /// Packets on a network that Linux serves.
     Network,
-    /// Requests of a disk, as Linux.
-    LinuxDisk,
+    /// As Linux.
+    Linux(Measured),
 }
+
+/// Services between two guests, by name.
+const PAIR: [&str; 3] = ["event-ping-pong", "vcpu-switch-twice", "grant-map-unmap"];
 
 /// A machine with Xen.
 struct Machine {
@@ -58,26 +64,33 @@ impl Machine {
 
     fn area(&self) -> Area {
         match self.what {
-            What::Services => Area::Micro,
-            What::Disk | What::LinuxDisk => Area::Blk,
+            What::Services | What::Pair => Area::Micro,
+            What::Disk => Area::Blk,
             What::Network => Area::Net,
+            What::Linux(what) => what.area(),
         }
     }
 }
 
-const MACHINES: [Machine; 8] = [
+const MACHINES: [Machine; 9] = [
     Machine::new("micro on Xen", What::Services, Emulator::Qemu, Lane::Counted),
     Machine::new("micro on Xen on VT-x", What::Services, Emulator::Bochs, Lane::Counted),
+    Machine::new("micro on Xen between two guests", What::Pair, Emulator::Qemu, Lane::Counted),
     Machine::new("blk on Xen with Linux", What::Disk, Emulator::Qemu, Lane::Counted),
     Machine::new("blk on Xen with Linux by the clock", What::Disk, Emulator::Qemu, Lane::Wall),
     Machine::new("net on Xen with Linux", What::Network, Emulator::Qemu, Lane::Counted),
     Machine::new("net on Xen with Linux by the clock", What::Network, Emulator::Qemu, Lane::Wall),
-    Machine::new("blk on Xen with Linux as the guest", What::LinuxDisk, Emulator::Qemu, Lane::Counted),
     Machine::new(
-        "blk on Xen with Linux as the guest by the clock",
-        What::LinuxDisk,
+        "blk on Xen with Linux as the guest",
+        What::Linux(Measured::Disk),
         Emulator::Qemu,
-        Lane::Wall,
+        Lane::Counted,
+    ),
+    Machine::new(
+        "net on Xen with Linux as the guest",
+        What::Linux(Measured::Network),
+        Emulator::Qemu,
+        Lane::Counted,
     ),
 ];
 
@@ -104,20 +117,18 @@ pub fn own(options: &cli::Bench, emulator: Emulator) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// Our machines with Linux as the guest.
+/// Our machines with Linux as the guest. They are counted only.
 pub fn linux_jobs(options: &cli::Bench, folder: &Folder) -> Result<Vec<Job>> {
-    let mut jobs = vec![linux::job(options.quick, Lane::Counted, folder)?];
-    if options.peer.is_some() {
-        let mut job = linux::job(options.quick, Lane::Wall, folder)?;
-        job.name += " by the clock on one processor";
-        jobs.push(job.alone());
-    }
-    Ok(jobs)
+    [Measured::Disk, Measured::Network]
+        .into_iter()
+        .filter(|what| has(options, what.area()))
+        .map(|what| linux::job(what, options.quick, folder))
+        .collect()
 }
 
 /// Measures on Xen what is asked for; `note` takes what comes of each machine.
 pub fn measure(machines: &Machines, options: &cli::Bench, mut note: impl FnMut(&str, Result<Vec<Figure>>)) {
-    let of_linux = |what: What| what == What::LinuxDisk;
+    let of_linux = |what: What| matches!(what, What::Linux(_));
     let suits = |machine: &&Machine| {
         // Beside figures of VT-x there is nothing of AMD-V, and nothing by the clock.
         let emulator = match machines.emulator {
@@ -141,13 +152,21 @@ fn on_xen(machines: &Machines, machine: &Machine, quick: bool) -> Result<Vec<Fig
             let system = if is_beside { XEN_VTX } else { XEN };
             return machines.services_on_xen(machine.name, machine.emulator, system, quick);
         }
+        What::Pair => {
+            let commands = format!("{} partner={}", suite::services(quick), domu::PARTNER_DOMAIN);
+            let guest = Guest::own(&machines.images, MEMORY_DISK, &commands).with_partner();
+            let mut figures = machines.below_linux(machine.name, machine.lane, &guest, XEN_LINUX)?;
+            // What needs no other domain is measured without Linux.
+            figures.retain(|figure| PAIR.contains(&figure.name.as_str()));
+            return Ok(figures);
+        }
         What::Disk => Guest::own(&machines.images, MEMORY_DISK, &suite::requests_below_linux(quick)),
         What::Network => {
             let commands = suite::packets_below_linux(quick, domu::SERVER, domu::SERVER_MAC);
             Guest::own(&machines.images, MEMORY_DISK, &commands)
         }
-        What::LinuxDisk => {
-            let (kernel, ramdisk) = linux::guest(quick)?;
+        What::Linux(what) => {
+            let (kernel, ramdisk) = linux::guest(what, quick)?;
             Guest::linux(kernel, ramdisk, linux::MEMORY)
         }
     };

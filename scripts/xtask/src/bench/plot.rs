@@ -4,9 +4,9 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 /// Width and height in pixels.
-const SIZE: (u32, u32) = (880, 380);
+const SIZE: (u32, u32) = (940, 380);
 /// How much of the width is for the legend.
-const LEGEND: u32 = 120;
+const LEGEND: u32 = 180;
 
 /// A line through points.
 pub struct Series {

@@ -185,8 +185,10 @@ impl Source {
                     && figure.word("depth") == Some(depth)
             })
         };
-        let to_driver =
-            |figure: &Figure| figure.is("to", DRIVER_DOMAIN) && !figure.words.contains_key("queues");
+        let to_driver = |figure: &Figure| {
+            figure.is("to", DRIVER_DOMAIN)
+                && ["queues", "guest"].iter().all(|word| !figure.words.contains_key(*word))
+        };
         match self {
             Micro(name, batch) => {
                 find("micro", name, &|figure| figure.word("batch").unwrap_or(1) == *batch).map(Figure::ticks)
@@ -239,6 +241,7 @@ mod tests {
             figure blk read-seq disk=xvdb size=131072 depth=8 : n=2 ticks=50000 bytes=262144 :\n\
             figure net ping to=10.0.2.2 : n=2 ticks=2 :\n\
             figure net ping to=10.0.0.254 queues=2 : n=2 ticks=4 :\n\
+            figure net ping to=10.0.0.254 guest=linux : n=2 ticks=4 :\n\
             figure net ping to=10.0.0.254 : n=2 ticks=80000 :\n";
         let figures = Figure::all(console, Lane::Counted, OWN).unwrap();
         let of = |what: &str| standings(&figures).into_iter().find(|row| row.what.contains(what)).unwrap();

@@ -15,6 +15,12 @@ const INIT: &str = include_str!("../../../peer/init");
 const BLOCK: &str = include_str!("../../../peer/block");
 const VIF: &str = include_str!("../../../peer/vif-bridge");
 const GUEST: &str = include_str!("../../../peer/guest.cfg");
+/// A second guest's, which answers the one that measures: it is made first.
+const PARTNER: &str = include_str!("../../../peer/partner.cfg");
+/// What it runs: it serves the domain that is made after it.
+const ANSWER: &str = "bench partner 2";
+/// The number of its domain.
+pub const PARTNER_DOMAIN: u32 = 1;
 /// What serves the streams of the guest's `bench net`.
 const SERVE: &str = include_str!("../../../peer/serve");
 
@@ -129,6 +135,8 @@ pub struct Guest {
     words: String,
     /// In MiB.
     memory: u32,
+    /// Whether there is another guest that answers it.
+    partner: bool,
 }
 
 impl Guest {
@@ -140,13 +148,19 @@ impl Guest {
             ramdisk: None,
             words: format!("name=guest role=guest {}", run_verb::exec(commands)),
             memory: 64,
+            partner: false,
         }
+    }
+
+    /// Adds the other guest.
+    pub fn with_partner(self) -> Guest {
+        Guest { partner: true, ..self }
     }
 
     /// Linux with its initial RAM disk.
     pub fn linux(kernel: PathBuf, ramdisk: Vec<u8>, memory: u32) -> Guest {
         let words = run_verb::LINUX_WORDS.into();
-        Guest { disk: "xvda".into(), kernel, ramdisk: Some(ramdisk), words, memory }
+        Guest { disk: "xvda".into(), kernel, ramdisk: Some(ramdisk), words, memory, partner: false }
     }
 
     /// What `xl` is told of it. Our kernel leaves its status behind and is kept for that, Linux leaves nothing.
@@ -187,7 +201,7 @@ fn boot(
     std::fs::write(ramdisk, initial(tools, guest, service)?)?;
     let kernel = packages::file(&tools.join("boot"), "vmlinuz")?;
     let options = xen::Options {
-        memory: (704 << 20) + (u64::from(guest.memory) << 20),
+        memory: (768 << 20) + (u64::from(guest.memory) << 20),
         // QEMU's IRET reads the stack as the supervisor even from ring 3, which SMAP then refuses to a PV kernel.
         xen: "smap=0 dom0_max_vcpus=1 guest_loglvl=warning".into(),
         limit: machine.limit.max(LIMIT),
@@ -257,6 +271,9 @@ fn initial(tools: &Path, guest: &Guest, service: &Service) -> Result<Vec<u8>> {
     archive.program("etc/xen/scripts/vif-bridge", VIF.as_bytes())?;
     archive.add("etc/xen/xl.conf", b"")?;
     archive.add("guest.cfg", guest.config().as_bytes())?;
+    if guest.partner {
+        archive.add("partner.cfg", PARTNER.replace("@WORDS@", &run_verb::exec(ANSWER)).as_bytes())?;
+    }
     archive.add("guest", &read(guest.kernel.clone())?)?;
     if let Some(ramdisk) = &guest.ramdisk {
         archive.add("guest.initrd", ramdisk)?;
