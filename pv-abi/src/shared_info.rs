@@ -216,13 +216,19 @@ impl LiveTimeInfo {
     ///
     /// The counter is read within the sequence, so that it belongs to the parameters.
     #[inline]
+    #[allow(clippy::cast_possible_truncation)] // takes the word apart
     pub fn system_time(&self, tsc: impl Fn() -> u64) -> u64 {
         loop {
-            let before = self.read();
-            let now = tsc();
-            if self.version.load(Ordering::Acquire) == before.version {
-                return before.system_time_at(now);
+            let version = self.version.load(Ordering::Acquire);
+            let since = self.tsc_timestamp.load(Ordering::Relaxed);
+            let base = self.system_time.load(Ordering::Relaxed);
+            let scale = self.scale.load(Ordering::Relaxed);
+            let ticks = tsc().wrapping_sub(since);
+            fence(Ordering::Acquire);
+            if version & 1 == 0 && self.version.load(Ordering::Relaxed) == version {
+                return base.wrapping_add(scale_ticks(ticks, scale as u32, (scale >> 32) as u8 as i8));
             }
+            core::hint::spin_loop();
         }
     }
 }

@@ -102,10 +102,22 @@ impl Signal {
     /// Has the task of `waker` woken by the next change.
     fn wait(&self, waker: &Waker) {
         let mut waiters = self.waiters.lock();
-        let mut old = None;
         if let Some(waiter) = waiters.iter_mut().find(|waiter| waiter.waker.will_wake(waker)) {
             waiter.is_waiting = true;
-        } else if let Some(free) = waiters.iter_mut().find(|waiter| !waiter.is_waiting) {
+            self.is_awaited.swap(true, AcqRel);
+            return;
+        }
+        drop(waiters);
+        self.wait_anew(waker);
+    }
+
+    /// As [`wait`](Self::wait), for a task that has not waited of late.
+    #[cold]
+    #[inline(never)]
+    fn wait_anew(&self, waker: &Waker) {
+        let mut old = None;
+        let mut waiters = self.waiters.lock();
+        if let Some(free) = waiters.iter_mut().find(|waiter| !waiter.is_waiting) {
             free.is_waiting = true;
             old = Some(core::mem::replace(&mut free.waker, waker.clone()));
         } else {

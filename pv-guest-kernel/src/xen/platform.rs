@@ -84,23 +84,27 @@ impl Pages {
         mm::ptr(self.base)
     }
 
+    #[inline(always)]
     fn at<T>(&self, offset: usize) -> *mut T {
-        assert!(
-            offset.is_multiple_of(size_of::<T>())
-                && offset.checked_add(size_of::<T>()).is_some_and(|e| e <= self.len()),
-            "access at {offset} of {} bytes",
-            self.len()
-        );
+        // All that fit are multiples of their size, of which the run is a multiple too.
+        if !offset.is_multiple_of(size_of::<T>()) || offset >= self.len() {
+            self.outside(offset, size_of::<T>());
+        }
         mm::ptr(self.base + offset as u64)
     }
 
+    #[inline(always)]
     fn span(&self, offset: usize, length: usize) -> *mut u8 {
-        assert!(
-            offset.checked_add(length).is_some_and(|e| e <= self.len()),
-            "{length} bytes at {offset} of {}",
-            self.len()
-        );
+        if offset.checked_add(length).is_none_or(|end| end > self.len()) {
+            self.outside(offset, length);
+        }
         mm::ptr(self.base + offset as u64)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn outside(&self, offset: usize, length: usize) -> ! {
+        panic!("{length} bytes at {offset} of {}", self.len())
     }
 }
 
@@ -160,6 +164,7 @@ impl SharedMemory for Pages {
         unsafe { ptr::read_volatile(self.at::<u16>(offset)) }
     }
 
+    #[inline(always)]
     fn read_u32(&self, offset: usize) -> u32 {
         // SAFETY: as `read_u8`; an atomic, for its ordering.
         unsafe { (*self.at::<AtomicU32>(offset)).load(Ordering::Acquire) }
@@ -180,6 +185,7 @@ impl SharedMemory for Pages {
         unsafe { ptr::write_volatile(self.at::<u16>(offset), value) };
     }
 
+    #[inline(always)]
     fn write_u32(&self, offset: usize, value: u32) {
         // SAFETY: as `write_u8`; an atomic, for its ordering.
         unsafe {

@@ -225,9 +225,10 @@ impl Network {
     pub async fn serve(self: Arc<Self>) {
         let (mut seen_store, mut seen_work) = (0, 0);
         loop {
-            let mut has_interrupted = false;
+            let (mut has_interrupted, mut has_changed) = (false, false);
             poll_fn(|cx| {
-                let mut ready = self.store.changed().poll_changed(&mut seen_store, cx).is_ready();
+                has_changed |= self.store.changed().poll_changed(&mut seen_store, cx).is_ready();
+                let mut ready = has_changed;
                 ready |= self.work.poll_changed(&mut seen_work, cx).is_ready();
                 if let Some(interrupt) = &self.interrupt {
                     has_interrupted |= events::poll_wait(interrupt.port(), cx).is_ready();
@@ -242,7 +243,9 @@ impl Network {
                 }
                 interrupt.end();
             }
-            self.follow_store();
+            if has_changed {
+                self.follow_store();
+            }
             loop {
                 let (progress, wants_store) = {
                     let mut bridge = self.bridge.lock();
