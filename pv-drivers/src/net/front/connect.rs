@@ -9,7 +9,7 @@ use super::super::{ETHERNET_HEADER, PACKET_MAX};
 use super::control::Control;
 use super::queue::Queue;
 use super::{Features, NetFront, NetState};
-use crate::platform::{PAGE_SIZE, Platform};
+use crate::platform::{Access, PAGE_SIZE, Platform};
 use crate::xenbus::XenbusState;
 use crate::xs::{Store, TransactionId, in_transaction, read_number, read_text, write_display};
 
@@ -30,6 +30,12 @@ impl<P: Platform> NetFront<P> {
     #[must_use]
     pub fn wants_store(&self) -> bool {
         self.state == NetState::Failed && !self.queues.is_empty()
+    }
+
+    /// Pages that the back end keeps mapped, so that it copies without a hypercall.
+    #[must_use]
+    pub fn mapped_pages(&self) -> u32 {
+        self.control.as_ref().map_or(0, Control::mapped)
     }
 
     /// Lets go of everything that was granted.
@@ -112,7 +118,7 @@ impl<P: Platform> NetFront<P> {
             self.state = NetState::Connected;
             // Receive buffers were put into the rings before the back end was there.
             self.kick();
-            if let Some(Err(reason)) = self.control.as_mut().map(Control::poll) {
+            if let Err(reason) = self.negotiate() {
                 self.give_up(reason);
             }
         }
@@ -149,9 +155,13 @@ impl<P: Platform> NetFront<P> {
                 .map_err(|error| format!("no memory for the rings: {error}"))?;
             self.queues.push(queue);
         }
-        if count > 1 && ends.peer_flag(store, key::FEATURE_CTRL_RING) {
-            let control = Control::new(&self.platform, ends.peer(), count);
-            self.control = Some(control.map_err(|error| format!("no memory for the control ring: {error}"))?);
+        if ends.peer_flag(store, key::FEATURE_CTRL_RING) {
+            let mut control = Control::new(&self.platform, ends.peer(), count)
+                .map_err(|error| format!("no memory for the control ring: {error}"))?;
+            for (number, queue) in self.queues.iter().enumerate() {
+                control.offer(number, queue.rx.grants(), Access::ReadWrite);
+            }
+            self.control = Some(control);
         }
         in_transaction(store, |store, transaction| self.write_keys(store, transaction))
             .map_err(|error| format!("nothing can be published: {error}"))

@@ -10,9 +10,11 @@
 
 mod connect;
 mod control;
+mod hash;
 mod pool;
 mod queue;
 mod rx;
+mod staging;
 mod tx;
 
 use alloc::collections::VecDeque;
@@ -24,7 +26,7 @@ use pv_abi::ids::Port;
 
 use super::packet::flow;
 use super::{ETHERNET_HEADER, Mac, Offload, PACKET_MAX};
-use crate::platform::{PAGE_SIZE, Platform};
+use crate::platform::{Access, PAGE_SIZE, Platform};
 use crate::xenbus::Frontend;
 pub(super) use control::Control;
 use queue::Queue;
@@ -138,7 +140,7 @@ pub struct NetFront<P: Platform> {
     is_up: bool,
     features: Features,
     queues: Vec<Queue<P>>,
-    /// Says how packets are spread over the queues, if there are several.
+    /// Says how packets are spread over the queues, and which pages may stay mapped.
     control: Option<Control<P>>,
     received: VecDeque<Frame>,
     /// Packets may wait in the rings, because as many were there as are kept.
@@ -239,9 +241,13 @@ impl<P: Platform> NetFront<P> {
     /// A line about the connection.
     #[must_use]
     pub fn summary(&self) -> String {
+        let mapped = match self.mapped_pages() {
+            0 => String::new(),
+            count => format!(", {count} pages stay mapped"),
+        };
         let yes = |is_there, name: &'static str| if is_there { name } else { "" };
         format!(
-            "{} queues{}{}{}{}",
+            "{} queues{}{}{}{}{mapped}",
             self.queues.len(),
             yes(self.is_hashing(), ", hashing"),
             yes(self.features.has_sg, ", scatter/gather"),
@@ -344,9 +350,7 @@ impl<P: Platform> NetFront<P> {
             for queue in &mut self.queues {
                 result = result.and(queue.poll(self.options.backlog, &mut self.received, &mut self.counters));
             }
-            if let Some(control) = &mut self.control {
-                result = result.and(control.poll());
-            }
+            result = result.and(self.negotiate());
             self.is_behind = self.received.len() >= self.options.backlog;
             match result {
                 Ok(()) => self.kick(),
@@ -354,6 +358,17 @@ impl<P: Platform> NetFront<P> {
             }
         }
         !self.received.is_empty()
+    }
+
+    /// Follows the conversation over the control ring.
+    fn negotiate(&mut self) -> Result<(), String> {
+        let Some(control) = &mut self.control else { return Ok(()) };
+        for (number, queue) in self.queues.iter_mut().enumerate() {
+            if queue.tx.has_grown() {
+                control.offer(number, queue.tx.grown(), Access::ReadOnly);
+            }
+        }
+        control.poll()
     }
 
     /// Takes a received packet.

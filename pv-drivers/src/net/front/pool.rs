@@ -157,6 +157,17 @@ impl<P: Platform> Pool<P> {
         self.runs.get(run).and_then(|run| run.pages.grants().get(at)).copied().unwrap_or_default()
     }
 
+    /// How many runs there are.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Grants of the pages that were allocated since this was called with the same `seen`.
+    pub fn grown(&self, seen: &mut usize) -> impl Iterator<Item = GrantRef> {
+        let from = core::mem::replace(seen, self.runs.len());
+        self.runs.get(from..).into_iter().flatten().flat_map(|run| run.pages.grants().iter().copied())
+    }
+
     /// Lets `fill` write `len` bytes from the start of `page` on, which are in its run.
     pub fn fill(&mut self, page: Page, len: usize, fill: &mut dyn FnMut(&mut [u8])) {
         let (run, at) = page.place();

@@ -72,6 +72,11 @@ impl<P: Platform> Rx<P> {
         self.ring.grants().first().copied().unwrap_or_default()
     }
 
+    /// Grants of all pages.
+    pub fn grants(&self) -> impl Iterator<Item = GrantRef> {
+        self.runs.iter().flat_map(|run| run.grants().iter().copied())
+    }
+
     /// Puts pages that are free into the ring, in lots.
     fn post(&mut self) {
         let free = self.pages - self.ring.outstanding();

@@ -24,6 +24,8 @@ pub(super) struct Tx<P: Platform> {
     pool: Pool<P>,
     /// Extras in the ring, whose responses name no page.
     extras: u32,
+    /// Runs of the pool whose grants were named.
+    offered: usize,
 }
 
 /// The pages of one frame.
@@ -47,11 +49,22 @@ impl Pages {
 impl<P: Platform> Tx<P> {
     pub fn new(platform: &P, peer: DomainId) -> Result<Self, Errno> {
         let ring = FrontRing::new(platform, peer, 1, netif::TX_SLOT_SIZE)?;
-        Ok(Self { ring, pool: Pool::new(platform, peer), extras: 0 })
+        Ok(Self { ring, pool: Pool::new(platform, peer), extras: 0, offered: 0 })
     }
 
     pub fn grant(&self) -> GrantRef {
         self.ring.grants().first().copied().unwrap_or_default()
+    }
+
+    /// Grants of the pages that are new since the last call.
+    pub fn grown(&mut self) -> impl Iterator<Item = GrantRef> {
+        self.pool.grown(&mut self.offered)
+    }
+
+    /// Whether there are pages that [`Self::grown`] has not named.
+    #[inline]
+    pub fn has_grown(&self) -> bool {
+        self.offered != self.pool.runs()
     }
 
     /// Whether a frame of `len` bytes has room.
