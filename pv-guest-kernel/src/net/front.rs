@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::task::{Context, Poll};
 use core::time::Duration;
 
 use pv_abi::Port;
@@ -31,7 +30,6 @@ struct Shared {
 /// A front end, as the stack uses it.
 struct FrontLink {
     shared: Arc<Shared>,
-    seen: Mutex<u64>,
     /// Where the stack writes a frame that is cut into segments here, or that nobody takes.
     scratch: Vec<u8>,
 }
@@ -65,6 +63,10 @@ impl Link for FrontLink {
             },
             note: front.summary(),
         }
+    }
+
+    fn signal(&self) -> &'static Signal {
+        self.shared.changed
     }
 
     fn poll(&mut self) -> bool {
@@ -123,16 +125,14 @@ impl Link for FrontLink {
         }
     }
 
-    fn flush(&mut self) {
-        self.shared.front.lock().kick();
+    fn flush(&mut self) -> bool {
+        let mut front = self.shared.front.lock();
+        front.kick();
+        front.has_received()
     }
 
     fn counters(&self) -> NetCounters {
         self.shared.front.lock().counters()
-    }
-
-    fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.shared.changed.poll_changed(&mut self.seen.lock(), cx)
     }
 }
 
@@ -212,7 +212,7 @@ pub async fn connect() {
         Err(_) => return log::error!("network interface {number}: its back end does not answer"),
     }
     log::info!("eth0: {}", shared.front.lock().summary());
-    let link = FrontLink { shared: shared.clone(), seen: Mutex::new(0), scratch: Vec::new() };
+    let link = FrontLink { shared: shared.clone(), scratch: Vec::new() };
     super::start(Box::new(link));
     task::spawn(async move {
         loop {

@@ -4,13 +4,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
 use core::ops::Deref;
-use core::task::{Context, Poll};
 
 use pv_drivers::net::NetCounters;
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 
 use super::probe::Probe;
+use crate::task::signal::Signal;
 
 /// What a link is like, now.
 #[derive(Debug, Clone)]
@@ -54,8 +54,9 @@ impl Deref for Received {
 pub trait Link: Send {
     /// What it is like.
     fn info(&self) -> LinkInfo;
-    /// Moves frames between driver and device. True: frames wait to be taken, for which [`poll_wait`](Self::poll_wait)
-    /// does not become ready again.
+    /// Raised when [`poll`](Self::poll) may have something to do. The stack raises it, too, for what it has to do.
+    fn signal(&self) -> &'static Signal;
+    /// Takes frames from the device. True: frames wait to be taken, for which the signal is not raised again.
     fn poll(&mut self) -> bool;
     /// Takes a received frame.
     fn receive(&mut self) -> Option<Received>;
@@ -64,14 +65,14 @@ pub trait Link: Send {
     /// Sends a frame of `length` bytes, which `fill` writes; it is called once, whatever becomes of the frame. The frame
     /// is to be cut into segments with so many bytes of payload, if `segment` says that.
     fn send(&mut self, length: usize, segment: Option<u16>, fill: &mut dyn FnMut(&mut [u8]));
-    /// Shows what was sent to the device, if it has not seen it.
-    fn flush(&mut self) {}
+    /// Shows what was sent to the device, if it has not seen it. True: frames wait to be taken.
+    fn flush(&mut self) -> bool {
+        false
+    }
     /// What went through it so far; zero where nobody counts.
     fn counters(&self) -> NetCounters {
         NetCounters::default()
     }
-    /// Ready when [`poll`](Self::poll) may have something to do.
-    fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 /// Bytes of an Ethernet header.

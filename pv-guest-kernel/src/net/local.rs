@@ -11,12 +11,12 @@
 //!
 //! Lock rule: the lock of a direction is held for moves of numbers, never together with another lock.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Context, Poll};
 
 use pv_abi::Errno;
 use pv_drivers::net::{Gso, Offload, PACKET_MAX, Uplink, UplinkBuffer, packet};
@@ -90,7 +90,7 @@ struct Shared {
     /// From the stack to the bridge.
     outward: Half,
     /// The stack has something to do.
-    for_stack: Signal,
+    for_stack: &'static Signal,
     /// The bridge has something to do.
     for_bridge: &'static Signal,
 }
@@ -123,7 +123,6 @@ impl Drop for Lent {
 /// The stack's side.
 pub struct LocalLink {
     shared: Arc<Shared>,
-    seen: Mutex<u64>,
     /// For frames that nobody takes.
     scratch: Vec<u8>,
 }
@@ -140,8 +139,8 @@ pub struct LocalCard {
 /// Out of memory.
 pub fn pair(mac: [u8; 6], for_bridge: &'static Signal) -> Result<(LocalLink, LocalCard), Errno> {
     let (inward, outward) = (Half::new()?, Half::new()?);
-    let shared = Arc::new(Shared { mac, inward, outward, for_stack: Signal::new(), for_bridge });
-    let link = LocalLink { shared: shared.clone(), seen: Mutex::new(0), scratch: Vec::new() };
+    let shared = Arc::new(Shared { mac, inward, outward, for_stack: Box::leak(Box::default()), for_bridge });
+    let link = LocalLink { shared: shared.clone(), scratch: Vec::new() };
     Ok((link, LocalCard { shared, has_sent: false }))
 }
 
@@ -156,6 +155,10 @@ impl Link for LocalLink {
             large: (Some(PACKET_MAX), Some(PACKET_MAX)),
             note: "on this domain's bridge".into(),
         }
+    }
+
+    fn signal(&self) -> &'static Signal {
+        self.shared.for_stack
     }
 
     fn poll(&mut self) -> bool {
@@ -199,10 +202,6 @@ impl Link for LocalLink {
         let offload = Offload { csum_blank, validated: csum_blank, gso };
         self.shared.outward.push(Frame { number, length, offload });
         self.shared.for_bridge.raise();
-    }
-
-    fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.shared.for_stack.poll_changed(&mut self.seen.lock(), cx)
     }
 }
 

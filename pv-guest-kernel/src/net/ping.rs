@@ -1,7 +1,8 @@
 //! Echo requests (RFC 792, RFC 4443), and the answers to them.
 
 use alloc::sync::Arc;
-use core::future::poll_fn;
+use core::future::{Future, poll_fn};
+use core::pin::Pin;
 use core::task::Poll;
 use core::time::Duration;
 
@@ -9,16 +10,19 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::icmp::{Endpoint, PacketBuffer, PacketMetadata, Socket};
 use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress};
+use spin::Mutex;
 
 use super::stack::Stack;
 use super::tcp::Error;
-use crate::task;
+use crate::task::{self, timer::Sleep};
 
 /// Sends echo requests to one address.
 pub struct Pinger {
     stack: Arc<Stack>,
     handle: SocketHandle,
     ident: u16,
+    /// Moved for each request.
+    patience: Mutex<Sleep>,
 }
 
 impl Pinger {
@@ -35,7 +39,7 @@ impl Pinger {
             socket.bind(Endpoint::Ident(ident)).map_err(|_| Error::Unreachable)?;
             Ok((inner.sockets.add(socket), ident))
         })?;
-        Ok(Self { stack: stack.clone(), handle, ident })
+        Ok(Self { stack: stack.clone(), handle, ident, patience: Mutex::new(task::sleep_until(u64::MAX)) })
     }
 
     /// Sends one request of `payload` and waits for its answer: the time it took, or nothing.
@@ -51,19 +55,24 @@ impl Pinger {
     ) -> Result<Option<Duration>, Error> {
         let start = crate::xen::clock::now();
         self.send(to, number, payload)?;
-        let answer = poll_fn(|cx| {
-            self.stack.look(|inner| {
+        self.patience.lock().reset(Some(start.saturating_add(patience.as_nanos() as u64)), start);
+        let answered = poll_fn(|cx| {
+            let is_there = self.stack.look(|inner| {
                 let socket = inner.socket::<Socket<'_>>(self.handle);
                 while let Ok((bytes, from)) = socket.recv() {
                     if from == to && is_answer(bytes, to, self.ident, number, payload) {
-                        return Poll::Ready(());
+                        return true;
                     }
                 }
                 socket.register_recv_waker(cx.waker());
-                Poll::Pending
-            })
-        });
-        let answered = task::timeout(patience, answer).await.is_ok();
+                false
+            });
+            if is_there {
+                return Poll::Ready(true);
+            }
+            Pin::new(&mut *self.patience.lock()).poll(cx).map(|()| false)
+        })
+        .await;
         Ok(answered.then(|| Duration::from_nanos(crate::xen::clock::now() - start)))
     }
 

@@ -12,7 +12,7 @@ use core::task::Poll;
 use core::time::Duration;
 
 use pv_drivers::net::NetCounters;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::{AnySocket, dhcpv4};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
@@ -60,13 +60,18 @@ pub struct Inner {
     dhcp: Option<SocketHandle>,
     source: Source,
     next_port: u16,
+    /// When the task has something to do at the latest.
+    deadline: Instant,
 }
+
+/// As good as never.
+const NEVER: Instant = Instant::from_micros_const(i64::MAX);
 
 /// The stack.
 pub struct Stack {
     inner: Mutex<Inner>,
-    /// Somebody did something to a socket.
-    work: Signal,
+    /// Somebody did something to a socket, or the link has something to do.
+    work: &'static Signal,
     /// Addresses changed.
     addresses: Signal,
     /// Rounds were made, while somebody wants to know.
@@ -79,9 +84,15 @@ fn now() -> Instant {
     Instant::from_micros((clock::now() / 1000) as i64)
 }
 
+/// System time in nanoseconds.
+fn nanos(at: Instant) -> u64 {
+    (at.total_micros() as u64).saturating_mul(1000)
+}
+
 impl Stack {
     /// A stack over this link.
     pub fn new(link: Box<dyn Link>) -> Arc<Self> {
+        let work = link.signal();
         let mut device = Device::new(link);
         let mac = device.link.info().mac;
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
@@ -91,10 +102,11 @@ impl Stack {
         let mut interface = Interface::new(config, &mut device, now());
         let mut sockets = SocketSet::new(Vec::new());
         let (source, dhcp) = addresses::begin(&mut interface, &mut sockets, mac);
-        let inner = Inner { interface, sockets, device, dhcp, source, next_port: FIRST_PORT };
+        let inner =
+            Inner { interface, sockets, device, dhcp, source, next_port: FIRST_PORT, deadline: NEVER };
         Arc::new(Self {
             inner: Mutex::new(inner),
-            work: Signal::new(),
+            work,
             addresses: Signal::new(),
             moved: Signal::new(),
             watchers: AtomicUsize::new(0),
@@ -145,11 +157,28 @@ impl Stack {
         there() || task::timeout(patience, wait).await.is_ok()
     }
 
-    /// Works on the stack, and lets its task go on.
+    /// Works on the stack, and sends what there is to be sent then.
     pub fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
-        let result = f(&mut self.inner.lock());
-        self.work.raise();
+        let mut inner = self.inner.lock();
+        let result = f(&mut inner);
+        let is_for_task = inner.send();
+        drop(inner);
+        self.tell_watchers();
+        if is_for_task {
+            self.work.raise();
+        }
         result
+    }
+
+    /// Lets the task go on: somebody did something to a socket.
+    pub fn stir(&self) {
+        self.work.raise();
+    }
+
+    fn tell_watchers(&self) {
+        if self.watchers.load(Ordering::Relaxed) > 0 {
+            self.moved.raise();
+        }
     }
 
     /// Looks at the stack without making its task go on.
@@ -214,48 +243,44 @@ impl Stack {
         let mut seen = 0;
         let mut sleep = task::sleep_until(u64::MAX);
         loop {
-            let (now, delay) = self.rounds().await;
-            if self.watchers.load(Ordering::Relaxed) > 0 {
-                self.moved.raise();
-            }
-            let nanos = |at: Instant| at.total_micros() as u64 * 1000;
-            sleep.reset(delay.map(|delay| nanos(now + delay.into())), nanos(now));
+            let (now, until) = self.rounds().await;
+            self.tell_watchers();
+            sleep.reset(until.map(nanos), nanos(now));
             poll_fn(|cx| {
-                // Both are asked, so that a round answers both.
-                let has_work = self.work.poll_changed(&mut seen, cx).is_ready();
-                let has_come = self.inner.lock().device.link.poll_wait(cx).is_ready();
-                let ready = has_work || has_come || Pin::new(&mut sleep).poll(cx).is_ready();
+                let ready = self.work.poll_changed(&mut seen, cx).is_ready()
+                    || Pin::new(&mut sleep).poll(cx).is_ready();
                 if ready { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
         }
     }
 
-    /// Polls until nothing is left to do; how long it can rest then, and from when on.
-    async fn rounds(&self) -> (Instant, Option<Duration>) {
+    /// Polls until nothing is left to do: the time then, and until when it can rest.
+    async fn rounds(&self) -> (Instant, Option<Instant>) {
         loop {
-            self.inner.lock().device.link.poll();
             for _ in 0..ROUNDS {
                 let mut inner = self.inner.lock();
                 let Inner { interface, sockets, device, dhcp, .. } = &mut *inner;
+                device.link.poll();
                 device.probe.own = interface.ipv4_addr();
-                // Takes and sends until the link has no more of either, or the sockets: `poll_delay` tells if they have.
                 let now = now();
+                // Takes and sends until the link has no more of either, or the sockets: `poll_at` tells if they have.
                 interface.poll(now, device, sockets);
-                device.link.flush();
-                // What came meanwhile is taken in another round, if its answers have room.
-                let has_come = device.link.poll();
+                let is_behind = device.link.flush();
                 let has_room = device.link.can_send();
                 let configured = dhcp
                     .is_some_and(|h| addresses::follow(interface, sockets.get_mut::<dhcpv4::Socket<'_>>(h)));
-                let delay = interface.poll_delay(now, sockets).map(Duration::from);
+                let next = interface.poll_at(now, sockets);
+                let plan = plan(is_behind, has_room, configured, now, next);
+                if let Plan::Rest(until) = plan {
+                    inner.deadline = until.unwrap_or(NEVER);
+                }
                 drop(inner);
                 if configured {
                     self.addresses.raise();
                 }
-                match plan(has_come, has_room, configured, delay) {
-                    Plan::Again => {}
-                    Plan::Rest(delay) => return (now, delay),
+                if let Plan::Rest(until) = plan {
+                    return (now, until);
                 }
             }
             task::yield_now().await;
@@ -267,25 +292,35 @@ impl Stack {
 enum Plan {
     /// Another one.
     Again,
-    /// Nothing, for so long or until somebody has something to do.
-    Rest(Option<Duration>),
+    /// Nothing, until then or until somebody has something to do.
+    Rest(Option<Instant>),
 }
 
 /// Decides what follows a round. A link without room says when it has some: polling it meanwhile would only take the
 /// processor from whoever makes the room.
-fn plan(has_come: bool, has_room: bool, configured: bool, delay: Option<Duration>) -> Plan {
+fn plan(is_behind: bool, has_room: bool, configured: bool, now: Instant, next: Option<Instant>) -> Plan {
     if configured {
         return Plan::Again;
     }
-    match delay {
-        delay if !has_room => Plan::Rest(delay.map(|delay| delay.max(NO_ROOM))),
-        Some(Duration::ZERO) => Plan::Again,
-        _ if has_come => Plan::Again,
-        delay => Plan::Rest(delay),
+    match next {
+        next if !has_room => Plan::Rest(next.map(|next| next.max(now + NO_ROOM.into()))),
+        Some(next) if next <= now => Plan::Again,
+        _ if is_behind => Plan::Again,
+        next => Plan::Rest(next),
     }
 }
 
 impl Inner {
+    /// Sends what the sockets have. True: the stack's task has to look.
+    #[inline(never)]
+    fn send(&mut self) -> bool {
+        let now = now();
+        while self.interface.poll_egress(now, &mut self.device, &mut self.sockets) != PollResult::None {}
+        let is_behind = self.device.link.flush();
+        // What the task would not see by itself in time.
+        is_behind || self.interface.poll_at(now, &self.sockets).is_some_and(|next| next < self.deadline)
+    }
+
     /// A port for a connection made here.
     pub(super) fn port(&mut self) -> u16 {
         let port = self.next_port;

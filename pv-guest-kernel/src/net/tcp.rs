@@ -115,7 +115,7 @@ impl Stream {
         })
         .await;
         // The window has opened: the peer may want to know.
-        self.stack.with(|_| ());
+        self.stack.stir();
         read
     }
 
@@ -149,7 +149,7 @@ impl Stream {
         })
         .await;
         // The window has opened: the peer may want to know.
-        self.stack.with(|_| ());
+        self.stack.stir();
         skipped
     }
 
@@ -174,7 +174,7 @@ impl Stream {
             })
             .await?;
             bytes = &bytes[count..];
-            self.stack.with(|_| ());
+            self.stack.stir();
         }
         Ok(())
     }

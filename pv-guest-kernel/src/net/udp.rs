@@ -64,7 +64,7 @@ impl Socket {
             })
         })
         .await;
-        self.stack.with(|_| ());
+        self.stack.stir();
         sent
     }
 

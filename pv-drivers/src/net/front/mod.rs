@@ -371,6 +371,12 @@ impl<P: Platform> NetFront<P> {
         control.poll()
     }
 
+    /// Whether packets wait to be taken.
+    #[must_use]
+    pub fn has_received(&self) -> bool {
+        !self.received.is_empty()
+    }
+
     /// Takes a received packet.
     pub fn receive(&mut self) -> Option<Frame> {
         let frame = self.received.pop_front();
