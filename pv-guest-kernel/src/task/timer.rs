@@ -53,6 +53,7 @@ impl Sleep {
     }
 
     /// Begins to wait.
+    #[inline(never)]
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !core::mem::take(&mut self.is_ahead) && clock::now() >= self.deadline {
             return Poll::Ready(());

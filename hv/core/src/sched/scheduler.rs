@@ -326,14 +326,15 @@ impl<K: Scheduled> Scheduler<K> {
         }
         let clock = queue.advance(now);
         queue.running = None;
-        own.publish(&queue, clock);
-        drop(queue);
         let mut moved = None;
         if inner.runnable() {
+            own.publish(&queue, clock);
+            drop(queue);
             inner.place = Place::Queued;
             inner.account(now);
             moved = self.place(key.clone(), &mut inner, now);
         } else {
+            drop(queue); // whatever is decided next is published
             inner.place = Place::Nowhere;
             inner.account(now);
             entity.group.deactivate();
@@ -341,18 +342,18 @@ impl<K: Scheduled> Scheduler<K> {
         Left::Gone { moved, yields }
     }
 
-    /// Takes the next one out of this CPU's queue, or else out of another's. One that just yielded comes last.
+    /// Takes the next one out of this CPU's queue, or else out of another's. One that just yielded comes last. What is
+    /// left is published when somebody runs.
     fn pick(&self, cpu: CpuId, avoid: Option<&K>, now: TscTicks) -> Option<Waiting<K>> {
         let own = self.cpu(cpu)?;
         let mut queue = own.queue.lock();
         let clock = queue.advance(now);
         let willing =
             |entry: &Waiting<K>| avoid.is_none_or(|key| !entry.key.is(key)) && self.admits(entry, now);
-        let entry = match queue.take(willing) {
-            Some(entry) => Some(entry),
-            None => queue.take(|entry| self.admits(entry, now)),
-        };
-        own.publish(&queue, clock);
+        let entry = queue.take(willing).or_else(|| queue.take(|entry| self.admits(entry, now)));
+        if entry.is_none() {
+            own.publish(&queue, clock);
+        }
         drop(queue);
         entry.or_else(|| if self.cpus.len() > 1 { self.pull(cpu, now, true, false) } else { None })
     }
