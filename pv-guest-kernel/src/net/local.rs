@@ -9,7 +9,11 @@
 //! * A buffer is in one place: free, with the bridge, on its way, or lent to the stack. Whoever holds it holds its
 //!   number; only that holder touches its memory.
 //!
-//! Lock rule: the lock of a direction is held for moves of numbers, never together with another lock.
+//! When the bridge has brought frames, the stack takes and answers them at once, in the bridge's task: neither has to wake
+//! the other, and the bridge finds the answers when it looks for more.
+//!
+//! Lock rule: the lock of a direction is held for moves of numbers, never together with another lock. The stack's lock is
+//! taken under the bridge's, if it is free, and never the other way round.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -93,6 +97,8 @@ struct Shared {
     for_stack: &'static Signal,
     /// The bridge has something to do.
     for_bridge: &'static Signal,
+    /// The stack works in the bridge's task, which will look for what it sends.
+    is_in_turn: AtomicBool,
 }
 
 /// A received frame, in a buffer that goes back when this is dropped.
@@ -123,6 +129,8 @@ impl Drop for Lent {
 /// The stack's side.
 pub struct LocalLink {
     shared: Arc<Shared>,
+    /// Frames were sent of which the bridge was not told.
+    has_sent: bool,
     /// For frames that nobody takes.
     scratch: Vec<u8>,
 }
@@ -139,8 +147,10 @@ pub struct LocalCard {
 /// Out of memory.
 pub fn pair(mac: [u8; 6], for_bridge: &'static Signal) -> Result<(LocalLink, LocalCard), Errno> {
     let (inward, outward) = (Half::new()?, Half::new()?);
-    let shared = Arc::new(Shared { mac, inward, outward, for_stack: Box::leak(Box::default()), for_bridge });
-    let link = LocalLink { shared: shared.clone(), scratch: Vec::new() };
+    let for_stack = Box::leak(Box::default());
+    let is_in_turn = AtomicBool::new(false);
+    let shared = Arc::new(Shared { mac, inward, outward, for_stack, for_bridge, is_in_turn });
+    let link = LocalLink { shared: shared.clone(), has_sent: false, scratch: Vec::new() };
     Ok((link, LocalCard { shared, has_sent: false }))
 }
 
@@ -162,7 +172,7 @@ impl Link for LocalLink {
     }
 
     fn poll(&mut self) -> bool {
-        false
+        self.flush()
     }
 
     fn receive(&mut self) -> Option<Received> {
@@ -201,7 +211,15 @@ impl Link for LocalLink {
         let csum_blank = packet::fill_blank(frame);
         let offload = Offload { csum_blank, validated: csum_blank, gso };
         self.shared.outward.push(Frame { number, length, offload });
-        self.shared.for_bridge.raise();
+        self.has_sent = true;
+    }
+
+    fn flush(&mut self) -> bool {
+        // The bridge looks after it has taken the mark away: who still sees it has sent before.
+        if core::mem::take(&mut self.has_sent) && !self.shared.is_in_turn.load(Ordering::SeqCst) {
+            self.shared.for_bridge.raise();
+        }
+        false
     }
 }
 
@@ -230,7 +248,9 @@ impl Uplink<Pages> for LocalCard {
 
     fn start(&mut self) {
         if core::mem::take(&mut self.has_sent) {
-            self.shared.for_stack.raise();
+            self.shared.is_in_turn.store(true, Ordering::SeqCst);
+            super::turn();
+            self.shared.is_in_turn.store(false, Ordering::SeqCst);
         }
     }
 

@@ -36,3 +36,10 @@ pub fn start(link: alloc::boxed::Box<dyn Link>) {
 pub fn stack() -> Option<Arc<Stack>> {
     STACK.get().cloned()
 }
+
+/// Lets the stack take what has come by its link; see [`Stack::turn`].
+pub fn turn() {
+    if let Some(stack) = STACK.get() {
+        stack.turn();
+    }
+}

@@ -260,18 +260,7 @@ impl Stack {
         loop {
             for _ in 0..ROUNDS {
                 let mut inner = self.inner.lock();
-                let Inner { interface, sockets, device, dhcp, .. } = &mut *inner;
-                device.link.poll();
-                device.probe.own = interface.ipv4_addr();
-                let now = now();
-                // Takes and sends until the link has no more of either, or the sockets: `poll_at` tells if they have.
-                interface.poll(now, device, sockets);
-                let is_behind = device.link.flush();
-                let has_room = device.link.can_send();
-                let configured = dhcp
-                    .is_some_and(|h| addresses::follow(interface, sockets.get_mut::<dhcpv4::Socket<'_>>(h)));
-                let next = interface.poll_at(now, sockets);
-                let plan = plan(is_behind, has_room, configured, now, next);
+                let (now, configured, plan) = inner.round();
                 if let Plan::Rest(until) = plan {
                     inner.deadline = until.unwrap_or(NEVER);
                 }
@@ -284,6 +273,25 @@ impl Stack {
                 }
             }
             task::yield_now().await;
+        }
+    }
+
+    /// Takes the link's frames and answers them in the task of whoever has brought them, if nobody works on the stack
+    /// now. Its own task is woken only if it is needed earlier than it wakes by itself.
+    pub fn turn(&self) {
+        let Some(mut inner) = self.inner.try_lock() else { return self.work.raise() };
+        let (_, configured, plan) = inner.round();
+        let is_for_task = match plan {
+            Plan::Again => true,
+            Plan::Rest(until) => until.is_some_and(|until| until < inner.deadline),
+        };
+        drop(inner);
+        if configured {
+            self.addresses.raise();
+        }
+        self.tell_watchers();
+        if is_for_task {
+            self.work.raise();
         }
     }
 }
@@ -311,6 +319,22 @@ fn plan(is_behind: bool, has_room: bool, configured: bool, now: Instant, next: O
 }
 
 impl Inner {
+    /// One round: its time, whether addresses changed in it, and what follows.
+    fn round(&mut self) -> (Instant, bool, Plan) {
+        let Self { interface, sockets, device, dhcp, .. } = self;
+        device.link.poll();
+        device.probe.own = interface.ipv4_addr();
+        let now = now();
+        // Takes and sends until the link has no more of either, or the sockets: `poll_at` tells if they have.
+        interface.poll(now, device, sockets);
+        let is_behind = device.link.flush();
+        let has_room = device.link.can_send();
+        let configured =
+            dhcp.is_some_and(|h| addresses::follow(interface, sockets.get_mut::<dhcpv4::Socket<'_>>(h)));
+        let next = interface.poll_at(now, sockets);
+        (now, configured, plan(is_behind, has_room, configured, now, next))
+    }
+
     /// Sends what the sockets have. True: the stack's task has to look.
     #[inline(never)]
     fn send(&mut self) -> bool {
