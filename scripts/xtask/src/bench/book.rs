@@ -79,6 +79,9 @@ fn setting(document: &Document) -> String {
 /// Everything.
 fn all(document: &Document) -> String {
     let mut text = setting(document);
+    for line in &document.skipped {
+        let _ = writeln!(text, "\nNot measured in this run: {line}");
+    }
     if has_xen(document) {
         let _ = writeln!(text, "\n{ARTEFACT}");
     }
@@ -152,6 +155,7 @@ mod tests {
         assert!(text.contains("| CPUID exit | 6,492 | - | ≤ 200 | 218 | missed | 29.8 | - | - |"), "{text}");
         assert!(text.contains("| micro cpuid | exit cpuid 1 |"), "{text}");
         assert!(text.contains("no next-RIP"));
+        assert!(text.contains("\nNot measured in this run: net: no such command\n"));
     }
 
     #[test]
