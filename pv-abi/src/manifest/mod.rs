@@ -20,7 +20,7 @@
 //! cap = 0
 //! cpus = 0-3                      # or a list: 0,2-3
 //! disk = machine0:1M+64M          # repeated, in the order of the guest's device names; see [`disk`]
-//! vif = bridge,mac=02:00:00:00:00:01,rate=10M,mtu=9000,antispoof
+//! vif = bridge,mac=02:00:00:00:00:01,rate=10M,mtu=9000,antispoof,ip=10.0.0.2
 //! ```
 //!
 //! A `#` at the start of a line or after a space begins a comment. An unknown key is an error, as is a key given twice

@@ -30,7 +30,7 @@ disk = machine
 disk = machine1:1M+64M,ro
 disk = memory:16M
 disk = memory:1M,emulated
-vif = bridge,mac=02:00:00:00:00:01,rate=10M,mtu=9000,antispoof
+vif = bridge,mac=02:00:00:00:00:01,rate=10M,mtu=9000,ip=10.0.0.2,antispoof,ip=fd00::2
 vif = bridge
 ";
 
@@ -70,11 +70,12 @@ fn a_whole_manifest_is_read() {
         ]
     );
     let vifs: Vec<_> = guest.vifs().collect();
-    assert_eq!(
-        vifs[0],
-        Vif { mac: Some([2, 0, 0, 0, 0, 1]), rate: Some(10 << 20), mtu: Some(9000), antispoof: true }
-    );
-    assert_eq!(vifs[1], Vif { mac: None, rate: None, mtu: None, antispoof: false });
+    let words = |vif: &Vif| (vif.mac, vif.rate, vif.mtu, vif.antispoof);
+    assert_eq!(words(&vifs[0]), (Some([2, 0, 0, 0, 0, 1]), Some(10 << 20), Some(9000), true));
+    let addresses: Vec<_> = vifs[0].addresses().map(|address| address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.2", "fd00::2"]);
+    assert_eq!(words(&vifs[1]), (None, None, None, false));
+    assert_eq!(vifs[1].addresses().count(), 0);
     assert!(manifest.domain("guest-2").is_none());
 }
 
@@ -150,6 +151,9 @@ fn wrong_values_are_refused() {
         ("vif", "bridge,mtu=67"),
         ("vif", "bridge,mtu=65522"),
         ("vif", "bridge,mtu=1500,mtu=1500"),
+        ("vif", "bridge,ip=10.0.0.2"),
+        ("vif", "bridge,antispoof,ip=10.0.0"),
+        ("vif", "bridge,antispoof,ip=1.1.1.1,ip=1.1.1.2,ip=1.1.1.3,ip=1.1.1.4,ip=1.1.1.5"),
     ];
     for (key, value) in cases {
         let text = std::format!("xenolith 1\n[domain a]\n{key} = {value}\n");

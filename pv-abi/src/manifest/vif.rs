@@ -1,11 +1,15 @@
-//! The value of `vif`: `bridge[,mac=02:…][,rate=10M][,mtu=9000][,antispoof]`.
+//! The value of `vif`: `bridge[,mac=02:…][,rate=10M][,mtu=9000][,antispoof[,ip=10.0.0.2]…]`.
+
+use core::net::IpAddr;
 
 use super::parse_size;
 
 /// What every IPv4 host takes (RFC 791, section 3.1).
 const MTU_MIN: u16 = 576;
-/// The largest packet on a ring, less its Ethernet header.
+/// The largest packet on a ring, whose slots count 16 bits of bytes, less its Ethernet header.
 const MTU_MAX: u16 = 65521;
+/// The most addresses of an interface.
+const ADDRESSES_MAX: usize = 4;
 
 /// A network interface of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +22,7 @@ pub struct Vif {
     pub mtu: Option<u16>,
     /// Whether frames with another sender than `mac` are dropped.
     pub antispoof: bool,
+    addresses: [Option<IpAddr>; ADDRESSES_MAX],
 }
 
 impl Vif {
@@ -27,7 +32,8 @@ impl Vif {
         if words.next()? != "bridge" {
             return None;
         }
-        let mut vif = Self { mac: None, rate: None, mtu: None, antispoof: false };
+        let mut vif =
+            Self { mac: None, rate: None, mtu: None, antispoof: false, addresses: [None; ADDRESSES_MAX] };
         for word in words {
             match word.split_once('=') {
                 Some(("mac", value)) if vif.mac.is_none() => vif.mac = Some(mac(value)?),
@@ -37,11 +43,20 @@ impl Vif {
                 Some(("mtu", value)) if vif.mtu.is_none() => {
                     vif.mtu = Some(value.parse().ok().filter(|mtu| (MTU_MIN..=MTU_MAX).contains(mtu))?);
                 }
+                Some(("ip", value)) => {
+                    *vif.addresses.iter_mut().find(|place| place.is_none())? = Some(value.parse().ok()?);
+                }
                 None if word == "antispoof" && !vif.antispoof => vif.antispoof = true,
                 _ => return None,
             }
         }
-        Some(vif)
+        // Addresses that nobody looks at would only seem to keep a guest in.
+        (vif.antispoof || vif.addresses().count() == 0).then_some(vif)
+    }
+
+    /// The IP addresses that packets may come from, with `antispoof`; any, if there are none.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.into_iter().flatten()
     }
 }
 

@@ -19,7 +19,7 @@ mod transit;
 mod uplink;
 
 pub use back::{BackCounters, BackOptions, NetBack};
-pub use bridge::{Bridge, BridgeCounters, MacTable, PortId, Progress};
+pub use bridge::{Bridge, BridgeCounters, MacTable, PortId, Progress, UPLINK};
 pub use e1000::{E1000, E1000Error, REGISTERS as E1000_REGISTERS, Registers};
 pub use front::{Frame, NetCounters, NetFront, NetOptions, NetState, SendError};
 pub use mac::Mac;

@@ -38,7 +38,11 @@ impl Shared {
     fn follow(&self) {
         let mut front = self.front.lock();
         let before: Vec<Port> = front.ports().collect();
+        let (was_connected, was_up) = (front.state() == NetState::Connected, front.is_up());
         store::with(|store| front.on_store(store));
+        if was_connected && was_up != front.is_up() {
+            log::info!("eth0: the link is {}", if front.is_up() { "up" } else { "down" });
+        }
         for port in front.ports().filter(|port| !before.contains(port)) {
             events::raise_on(port, "netfront", self.changed);
         }
@@ -191,6 +195,10 @@ pub async fn connect() {
     // Large packets come in whole.
     let front = NetFront::new(&Xen, ends, NetOptions { queues: queues(), ..NetOptions::default() });
     let shared = Arc::new(Shared { front: Mutex::new(front), changed: Box::leak(Box::default()) });
+    // The link's state besides the back end's.
+    if let Some(Err(error)) = store::with(|store| shared.front.lock().watch(store, watch.token())) {
+        log::warn!("network interface {number}: nobody will tell of its link: {error}");
+    }
     shared.follow();
     let connecting = async {
         loop {

@@ -15,7 +15,7 @@ use pv_drivers::net::NetCounters;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::{AnySocket, dhcpv4};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, Ipv4Address};
 use spin::Mutex;
 
 use super::addresses::{self, Source};
@@ -118,14 +118,13 @@ impl Stack {
         self.inner.lock().device.link.info()
     }
 
-    /// The addresses, the IPv4 gateway, and where they come from.
-    pub fn addresses(&self) -> (Vec<IpCidr>, Option<Ipv4Address>, Source) {
+    /// The addresses, the gateways, and where IPv4 ones come from.
+    pub fn addresses(&self) -> (Vec<IpCidr>, Vec<IpAddress>, Source) {
         let inner = self.inner.lock();
-        let gateway = inner.interface.routes().get_default_ipv4_route().map(|route| match route.via_router {
-            smoltcp::wire::IpAddress::Ipv4(address) => address,
-            smoltcp::wire::IpAddress::Ipv6(_) => Ipv4Address::UNSPECIFIED,
-        });
-        (inner.interface.ip_addrs().to_vec(), gateway, inner.source)
+        let routes = inner.interface.routes();
+        let defaults = [routes.get_default_ipv4_route(), routes.get_default_ipv6_route()];
+        let gateways = defaults.into_iter().flatten().map(|route| route.via_router).collect();
+        (inner.interface.ip_addrs().to_vec(), gateways, inner.source)
     }
 
     /// Gives this machine a fixed address in place of what DHCP says.

@@ -263,6 +263,17 @@ impl Listener {
         Ok(())
     }
 
+    /// Lets at least so many peers knock at the same time from now on.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn expect(&mut self, backlog: usize) -> Result<(), Error> {
+        while self.waiting.len() < backlog {
+            self.add()?;
+        }
+        Ok(())
+    }
+
     /// Waits for a connection.
     ///
     /// # Errors

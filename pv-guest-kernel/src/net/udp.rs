@@ -68,6 +68,21 @@ impl Socket {
         sent
     }
 
+    /// Waits until all that was given has gone.
+    pub async fn drained(&self) {
+        poll_fn(|cx| {
+            self.stack.look(|inner| {
+                let socket = inner.socket::<udp::Socket<'_>>(self.handle);
+                if socket.send_queue() == 0 {
+                    return Poll::Ready(());
+                }
+                socket.register_send_waker(cx.waker());
+                Poll::Pending
+            })
+        })
+        .await;
+    }
+
     /// Waits for a datagram; what does not fit is lost.
     pub async fn receive(&self, into: &mut [u8]) -> (usize, IpEndpoint) {
         poll_fn(|cx| {

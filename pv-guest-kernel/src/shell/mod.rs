@@ -58,7 +58,7 @@ fn find(name: &str) -> Option<&'static Command> {
     commands().into_iter().find(|c| c.name == name)
 }
 
-/// Runs one line; the status of its last command, and the first status that was not 0.
+/// Runs one line; the status of its last command, and the first status that was not 0 and that no `||` followed.
 pub async fn run_line(text: &str) -> (i32, i32) {
     let parts = match words::parse(text) {
         Ok(parts) => parts,
@@ -69,6 +69,9 @@ pub async fn run_line(text: &str) -> (i32, i32) {
     };
     let (mut last, mut first_bad) = (0, 0);
     for Part { join, words } in parts {
+        if join == Join::Always && first_bad == 0 {
+            first_bad = last;
+        }
         let skip = match join {
             Join::Always => false,
             Join::IfOk => last != 0,
@@ -78,14 +81,11 @@ pub async fn run_line(text: &str) -> (i32, i32) {
             continue;
         }
         last = run_command(words).await;
-        if last != 0 && first_bad == 0 {
-            first_bad = last;
-        }
         if last == INTERRUPTED {
             break;
         }
     }
-    (last, first_bad)
+    (last, if first_bad == 0 { last } else { first_bad })
 }
 
 async fn run_command(words: Vec<String>) -> i32 {

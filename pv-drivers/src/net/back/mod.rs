@@ -112,11 +112,14 @@ pub struct NetBack<P: Platform> {
     /// Why the guest has to go, until that is done.
     fault: Option<String>,
     failure: Option<String>,
-    credit: u64,
+    /// Bytes that may be sent now; less than nothing after a packet that was longer than what was left.
+    credit: i64,
     refilled: Nanos,
     /// Since when packets wait for room.
     pub(super) blocked_since: Option<Nanos>,
     rx_errors_in_a_row: u32,
+    /// Whether the cable is in.
+    carrier: bool,
 }
 
 impl<P: Platform> NetBack<P> {
@@ -135,7 +138,7 @@ impl<P: Platform> NetBack<P> {
         if let Some(rate) = read_text(store, TransactionId::NONE, &ends.key(key::RATE)) {
             options.rate = Some(parse_rate(&rate).ok_or(Errno::EINVAL)?);
         }
-        let credit = options.rate.map_or(0, |(bytes, _)| bytes);
+        let credit = options.rate.map_or(0, |(bytes, _)| i64::try_from(bytes).unwrap_or(i64::MAX));
         let back = Self {
             platform: platform.clone(),
             mac,
@@ -152,6 +155,7 @@ impl<P: Platform> NetBack<P> {
             refilled: platform.now(),
             blocked_since: None,
             rx_errors_in_a_row: 0,
+            carrier: true,
             ends,
         };
         for (name, value) in [
@@ -256,11 +260,18 @@ impl<P: Platform> NetBack<P> {
         }
     }
 
-    /// Tells the guest whether there is a link.
+    /// Whether a front end is connected, and packets go through.
+    #[must_use]
+    pub fn has_link(&self) -> bool {
+        self.carrier && self.is_connected()
+    }
+
+    /// Plugs the cable in or out, and tells the guest: without a link packets are lost in both directions.
     ///
     /// # Errors
     /// What the store says.
-    pub fn set_carrier(&self, store: &mut dyn Store, is_up: bool) -> Result<(), Errno> {
+    pub fn set_carrier(&mut self, store: &mut dyn Store, is_up: bool) -> Result<(), Errno> {
+        self.carrier = is_up;
         write_display(store, TransactionId::NONE, &self.ends.key(key::CARRIER), u8::from(is_up))
     }
 
@@ -393,16 +404,19 @@ impl<P: Platform> NetBack<P> {
         let now = self.platform.now();
         let gained = u128::from(now.since(self.refilled)) * u128::from(bytes) / u128::from(period.max(1));
         if gained > 0 {
-            let gained = u64::try_from(gained).unwrap_or(u64::MAX);
             // At least one of the largest packets must fit.
-            self.credit = self.credit.saturating_add(gained).min(bytes.max(1 << 17));
+            let most = i64::try_from(bytes.max(1 << 17)).unwrap_or(i64::MAX);
+            self.credit = self.credit.saturating_add(i64::try_from(gained).unwrap_or(i64::MAX)).min(most);
             self.refilled = now;
         }
         if self.credit > 0 {
             return Ok(());
         }
-        // Until a quarter of a period's bytes is there.
-        Err(Nanos::new(now.raw().saturating_add((period / 4).max(1_000_000))))
+        // Until what was overdrawn is paid back; not for every few bytes.
+        let owed = u128::from(self.credit.unsigned_abs()) + 1;
+        let wait = owed * u128::from(period) / u128::from(bytes.max(1));
+        let wait = u64::try_from(wait).unwrap_or(u64::MAX).max(1_000_000);
+        Err(Nanos::new(now.raw().saturating_add(wait)))
     }
 
     /// Accounts for a packet; the last one may overdraw.
@@ -410,7 +424,7 @@ impl<P: Platform> NetBack<P> {
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += len as u64;
         if self.options.rate.is_some() {
-            self.credit = self.credit.saturating_sub(len as u64);
+            self.credit = self.credit.saturating_sub(i64::try_from(len).unwrap_or(i64::MAX));
         }
     }
 

@@ -52,6 +52,9 @@ enum Place {
     Vif(usize),
 }
 
+/// The uplink's place among the interfaces.
+pub const UPLINK: PortId = PortId(Place::Card(0));
+
 /// A place of the bridge that is no guest: the uplink, which is the first, or an address of this domain's own.
 struct Card<M, U> {
     uplink: U,
@@ -183,14 +186,12 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// Adds an interface.
     ///
     /// # Errors
-    /// `EEXIST` when another one has its address.
+    /// As [`MacTable::add_static`] of its address.
     pub fn add(&mut self, vif: NetBack<P>) -> Result<PortId, Errno> {
         let free = self.vifs.iter().position(Option::is_none);
         let number = free.unwrap_or(self.vifs.len());
         let port = PortId(Place::Vif(number));
-        if !self.table.add_static(vif.mac(), port) {
-            return Err(Errno::EEXIST);
-        }
+        self.table.add_static(vif.mac(), port)?;
         let vif = Some(Box::new(vif));
         match self.vifs.get_mut(number) {
             Some(place) => *place = vif,
@@ -202,12 +203,10 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// Adds a place with one address that is no guest's: this domain's own, for one.
     ///
     /// # Errors
-    /// `EEXIST` when an interface has the address.
+    /// As [`MacTable::add_static`] of the address.
     pub fn add_card(&mut self, mac: Mac, card: U) -> Result<PortId, Errno> {
         let port = PortId(Place::Card(self.cards.len()));
-        if !self.table.add_static(mac, port) {
-            return Err(Errno::EEXIST);
-        }
+        self.table.add_static(mac, port)?;
         self.cards.push(Card::new(card, Some(mac)));
         Ok(port)
     }
@@ -230,6 +229,34 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     pub fn vifs(&mut self) -> impl Iterator<Item = (PortId, &mut NetBack<P>)> {
         let numbered = self.vifs.iter_mut().enumerate();
         numbered.filter_map(|(number, vif)| Some((PortId(Place::Vif(number)), vif.as_deref_mut()?)))
+    }
+
+    /// Enters an address that stays behind an interface, besides that one's own.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such interface; else as [`MacTable::add_static`].
+    pub fn add_static(&mut self, mac: Mac, port: PortId) -> Result<(), Errno> {
+        let is_there = match port.0 {
+            Place::Vif(number) => self.vifs.get(number).is_some_and(Option::is_some),
+            Place::Card(number) => number < self.cards.len(),
+        };
+        if !is_there {
+            return Err(Errno::ENOENT);
+        }
+        self.table.add_static(mac, port)
+    }
+
+    /// Forgets an address, static or learned.
+    ///
+    /// # Errors
+    /// `ENOENT` when nobody knows it, `EBUSY` when it is an interface's own.
+    pub fn forget(&mut self, mac: Mac) -> Result<(), Errno> {
+        let vifs = self.vifs.iter().flatten().map(|vif| vif.mac());
+        let mut own = vifs.chain(self.cards.iter().filter_map(|card| card.mac));
+        if own.any(|own| own == mac) {
+            return Err(Errno::EBUSY);
+        }
+        if self.table.forget(mac) { Ok(()) } else { Err(Errno::ENOENT) }
     }
 
     /// The event channels of all interfaces.

@@ -185,7 +185,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         now: Nanos,
         wake: &mut Option<Nanos>,
     ) -> Verdict {
-        let Some(vif) = self.vif(port).filter(|vif| vif.is_connected() && !vif.queues.is_empty()) else {
+        let Some(vif) = self.vif(port).filter(|vif| vif.has_link() && !vif.queues.is_empty()) else {
             return Verdict::Dropped;
         };
         let packet = &transit.packet;

@@ -32,7 +32,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         wake: &mut Option<Nanos>,
     ) -> Verdict {
         let packet = &transit.packet;
-        let features = match self.vif_at(port).filter(|vif| vif.is_connected()) {
+        let features = match self.vif_at(port).filter(|vif| vif.has_link()) {
             Some(vif) if !vif.queues.is_empty() => vif.features,
             _ => return Verdict::Dropped,
         };

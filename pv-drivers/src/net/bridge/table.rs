@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use pv_abi::errno::Errno;
+
 use super::super::Mac;
 use super::PortId;
 use crate::platform::Nanos;
@@ -33,15 +35,39 @@ impl MacTable {
         Self { entries: Vec::new(), per_port, total }
     }
 
-    /// Enters an address that stays. `false` when another interface has it already.
-    pub fn add_static(&mut self, mac: Mac, port: PortId) -> bool {
+    /// Enters an address that stays.
+    ///
+    /// # Errors
+    /// `EEXIST` when another interface has it already, `EINVAL` when it stands for a group, `ENOSPC` when there are as
+    /// many as may be learned in all.
+    pub fn add_static(&mut self, mac: Mac, port: PortId) -> Result<(), Errno> {
+        if mac.is_group() {
+            return Err(Errno::EINVAL);
+        }
+        let is_full = self.entries.iter().filter(|(_, entry)| entry.seen.is_none()).count() >= self.total;
         let entry = Entry { port, seen: None };
         match self.place(mac) {
-            Ok(known) if known.seen.is_none() && known.port != port => return false,
+            Ok(known) if known.seen.is_none() && known.port != port => return Err(Errno::EEXIST),
+            Ok(known) if known.seen.is_none() => {}
+            _ if is_full => return Err(Errno::ENOSPC),
             Ok(known) => *known = entry,
             Err(at) => self.entries.insert(at, (mac, entry)),
         }
-        true
+        Ok(())
+    }
+
+    /// Forgets an address, static or learned. `false` when it is not there.
+    pub fn forget(&mut self, mac: Mac) -> bool {
+        let found = self.entries.binary_search_by_key(&mac, |(mac, _)| *mac);
+        found.is_ok_and(|at| {
+            self.entries.remove(at);
+            true
+        })
+    }
+
+    /// All addresses: which interface each is behind, and when it was seen, unless it is static.
+    pub fn entries(&self) -> impl Iterator<Item = (Mac, PortId, Option<Nanos>)> {
+        self.entries.iter().map(|(mac, entry)| (*mac, entry.port, entry.seen))
     }
 
     /// The entry of an address, or where it would be.

@@ -57,6 +57,9 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             if let Some(queue) = queues.get_mut(place) {
                 let (mut spoofed, mut malformed) = (0, 0);
                 let bad = queue.look(packets, &mut results, &mut self.pool, |packet| {
+                    if !vif.has_link() {
+                        return Err(netif::RSP_DROPPED);
+                    }
                     let header = packet.header();
                     if !vif.is_genuine(header) {
                         spoofed += 1;

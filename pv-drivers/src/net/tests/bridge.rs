@@ -1,5 +1,7 @@
 //! Who gets what.
 
+use pv_abi::errno::Errno;
+
 use super::*;
 
 fn outside(n: u8) -> Mac {
@@ -137,7 +139,7 @@ fn a_guest_cannot_take_the_address_of_another() {
     let dir = backend_dir(DomainId::DOM0, "vif", DomainId::new(1), 0);
     let ends = Backend::open(&mut rig.store, &dir).unwrap();
     let twin = NetBack::new(&rig.dom0, &mut rig.store, ends, BackOptions::default()).unwrap();
-    assert_eq!(rig.bridge.add(twin).err(), Some(pv_abi::errno::Errno::EEXIST));
+    assert_eq!(rig.bridge.add(twin).err(), Some(Errno::EEXIST));
 }
 
 #[test]
@@ -163,13 +165,45 @@ fn the_table_of_addresses_has_limits() {
     table.learn(outside(30), one, later);
     table.learn(outside(31), one, later);
     assert_eq!(table.find(outside(31), later), Some(one));
-    assert!(table.add_static(outside(31), two));
-    assert!(!table.add_static(outside(31), one));
+    assert_eq!(table.add_static(outside(31), two), Ok(()));
+    assert_eq!(table.add_static(outside(31), two), Ok(()));
+    assert_eq!(table.add_static(outside(31), one), Err(Errno::EEXIST));
+    assert_eq!(table.add_static(Mac::BROADCAST, one), Err(Errno::EINVAL));
     table.learn(outside(31), one, later);
     assert_eq!(table.find(outside(31), later), Some(two));
     table.remove(two);
     assert_eq!(table.find(outside(31), later), None);
     assert!(!table.is_empty());
+    // Static addresses have a limit of their own, which learned ones do not use up.
+    for n in 40..45 {
+        assert_eq!(table.add_static(outside(n), one), Ok(()));
+    }
+    assert_eq!(table.add_static(outside(45), one), Err(Errno::ENOSPC));
+    assert!(table.forget(outside(40)) && !table.forget(outside(40)));
+    assert_eq!(table.add_static(outside(45), two), Ok(()));
+}
+
+#[test]
+fn a_static_address_is_behind_its_interface_whoever_speaks() {
+    let mut rig = Rig::new();
+    let (a, b, c) = (rig.add(1), rig.add(2), rig.add(3));
+    let port = rig.guests[b].port;
+    assert_eq!(rig.bridge.add_static(outside(7), port), Ok(()));
+    // Somebody else claims it: nothing changes.
+    rig.send(c, &plain(outside(7), Mac::BROADCAST, 60, 0));
+    rig.received(a);
+    rig.received(b);
+    rig.send(a, &plain(mac(1), outside(7), 60, 0));
+    assert_eq!((rig.received(b).len(), rig.received(c).len()), (1, 0));
+    assert!(rig.bridge.table().entries().any(|entry| entry == (outside(7), port, None)));
+    assert_eq!(rig.bridge.forget(outside(7)), Ok(()));
+    assert_eq!(rig.bridge.forget(outside(7)), Err(Errno::ENOENT));
+    assert_eq!(rig.bridge.forget(mac(2)), Err(Errno::EBUSY));
+    assert_eq!(rig.bridge.add_static(mac(1), port), Err(Errno::EEXIST));
+    // Nobody knows now where it is.
+    rig.send(a, &plain(mac(1), outside(7), 60, 0));
+    assert_eq!((rig.received(b).len(), rig.received(c).len()), (1, 1));
+    rig.end();
 }
 
 #[test]

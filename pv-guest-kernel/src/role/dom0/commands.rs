@@ -12,6 +12,7 @@ use pv_abi::control::{
 };
 use pv_abi::vcpu::runstate;
 use pv_abi::{Errno, VcpuId};
+use pv_drivers::net::Mac;
 
 use super::toolstack::{Toolstack, domains};
 use crate::figures::Counters;
@@ -44,6 +45,11 @@ static COMMANDS: &[Command] = &[
     ),
     command!(console, "console [DOMAIN]", "brings a console to the foreground (also Ctrl-a and a digit)"),
     command!(backends, "backends", "lists the devices that are served to guests"),
+    command!(
+        bridge,
+        "bridge [static MAC INTERFACE|uplink | forget MAC | up INTERFACE | down INTERFACE]",
+        "shows which address is where; enters one or forgets it; plugs the cable of an interface (vif1.0) in or out"
+    ),
     command!(
         trace_dump,
         "trace [CPU]",
@@ -253,6 +259,46 @@ async fn backends(args: Args) -> Outcome {
         println!("{line}");
     }
     Ok(())
+}
+
+async fn bridge(args: Args) -> Outcome {
+    let network = toolstack()?.network();
+    let mac = || -> Result<Mac, Failure> {
+        let text = args.need(1, "MAC")?;
+        text.parse().map_err(|_| Failure::usage(format!("{text:?} is not an Ethernet address")))
+    };
+    match args.get(0) {
+        None => {
+            for line in network.addresses() {
+                println!("{line}");
+            }
+            return Ok(());
+        }
+        Some("static") => {
+            args.at_most(3)?;
+            network.add_static(mac()?, args.need(2, "INTERFACE")?)
+        }
+        Some("forget") => {
+            args.at_most(2)?;
+            network.forget(mac()?)
+        }
+        Some(word @ ("up" | "down")) => {
+            args.at_most(2)?;
+            network.set_link(args.need(1, "INTERFACE")?, word == "up")
+        }
+        Some(word) => return Err(Failure::usage(format!("do not know what to do with {word:?}"))),
+    }
+    .map_err(|error| {
+        let why = match error {
+            Errno::ENOENT => "there is no such thing; try `bridge` and `backends`",
+            Errno::EEXIST => "another interface has that address for itself",
+            Errno::EBUSY => "that is an interface's own address",
+            Errno::EINVAL => "that address stands for a group",
+            Errno::ENOSPC => "there are too many",
+            error => return error.into(),
+        };
+        Failure::because(why)
+    })
 }
 
 fn trace_text(record: &TraceRecord) -> String {

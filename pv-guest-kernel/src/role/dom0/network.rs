@@ -11,8 +11,9 @@ use core::future::poll_fn;
 use core::task::Poll;
 
 use pv_abi::manifest::DomainConfig;
-use pv_abi::{DomainId, Port};
-use pv_drivers::net::{BackOptions, Bridge, Mac, NetBack, NoUplink, PortId, Progress, Uplink};
+use pv_abi::{DomainId, Errno, Port};
+use pv_drivers::net::{BackOptions, Bridge, Mac, NetBack, NoUplink, PortId, Progress, UPLINK, Uplink};
+use pv_drivers::platform::Platform as _;
 use pv_drivers::xenbus::{self, Backend, DeviceSpec};
 use pv_drivers::xs::{LocalStore, Store};
 use spin::Mutex;
@@ -145,7 +146,8 @@ impl Network {
             let Some(vif) = bridge.vif(interface.port) else { continue };
             let state = match vif.failure() {
                 Some(reason) => format!("given up: {reason}"),
-                None if vif.is_connected() => "connected".to_string(),
+                None if vif.has_link() => "connected".to_string(),
+                None if vif.is_connected() => "connected, without a link".to_string(),
                 None => "waiting".to_string(),
             };
             lines.push(format!("{} {}: {state}; {:?}", interface.domain, interface.name, vif.counters()));
@@ -157,6 +159,59 @@ impl Network {
             }
         }
         lines
+    }
+
+    /// The addresses that the bridge knows, a line each.
+    pub fn addresses(&self) -> Vec<String> {
+        let bridge = self.bridge.lock();
+        let interfaces = self.interfaces.lock();
+        let name = |port: PortId| match interfaces.iter().find(|interface| interface.port == port) {
+            Some(interface) => interface.name.as_str(),
+            None if port == UPLINK => "uplink",
+            None => "dom0",
+        };
+        let now = Xen.now();
+        let entries = bridge.table().entries().map(|(mac, port, seen)| match seen {
+            None => format!("{mac} {} static", name(port)),
+            Some(seen) => format!("{mac} {} seen {} s ago", name(port), now.since(seen) / 1_000_000_000),
+        });
+        entries.collect()
+    }
+
+    /// An interface by its name, such as `vif1.0`.
+    fn interface(&self, name: &str) -> Option<PortId> {
+        self.interfaces.lock().iter().find(|interface| interface.name == name).map(|interface| interface.port)
+    }
+
+    /// Enters an address that stays behind an interface, or behind the `uplink`.
+    ///
+    /// # Errors
+    /// There is no such interface, or what [`Bridge::add_static`] says.
+    pub fn add_static(&self, mac: Mac, name: &str) -> Result<(), Errno> {
+        let port = if name == "uplink" { UPLINK } else { self.interface(name).ok_or(Errno::ENOENT)? };
+        self.bridge.lock().add_static(mac, port)
+    }
+
+    /// Forgets an address.
+    ///
+    /// # Errors
+    /// What [`Bridge::forget`] says.
+    pub fn forget(&self, mac: Mac) -> Result<(), Errno> {
+        self.bridge.lock().forget(mac)
+    }
+
+    /// Plugs the cable of an interface in or out.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such interface, or what the store says.
+    pub fn set_link(&self, name: &str, is_up: bool) -> Result<(), Errno> {
+        let port = self.interface(name).ok_or(Errno::ENOENT)?;
+        let mut bridge = self.bridge.lock();
+        let vif = bridge.vif(port).ok_or(Errno::ENOENT)?;
+        vif.set_carrier(&mut *self.client.lock(), is_up)?;
+        drop(bridge);
+        self.store.touched();
+        Ok(())
     }
 
     /// Makes the interfaces of a new guest.
@@ -185,16 +240,16 @@ impl Network {
             ends.watch_peer(&mut *client, &dir).map_err(failed)?;
             let options = BackOptions {
                 antispoof: vif.antispoof,
+                addresses: vif.addresses().collect(),
                 rate: vif.rate.map(|bytes| ((bytes / (1_000_000_000 / RATE_PERIOD)).max(1), RATE_PERIOD)),
                 ..BackOptions::default()
             };
             let back = NetBack::new(&Xen, &mut *client, ends, options).map_err(failed)?;
             drop(client);
-            let port = self
-                .bridge
-                .lock()
-                .add(back)
-                .map_err(|_| format!("{name}: another interface has {mac_text}"))?;
+            let port = self.bridge.lock().add(back).map_err(|error| match error {
+                Errno::EEXIST => format!("{name}: another interface has {mac_text}"),
+                error => failed(error),
+            })?;
             self.interfaces.lock().push(Interface { port, domain, dir, name });
         }
         self.store.touched();

@@ -12,7 +12,7 @@ use hadris_fs::OpenOptions;
 use sha2::{Digest, Sha256};
 
 use super::super::command::{Args, Failure, Outcome, human};
-use super::{endpoint, ready};
+use super::{endpoint, ready_for, ready_to_serve};
 use crate::net::tcp::{Listener, Stream};
 use crate::task::signal::Signal;
 use crate::xen::clock;
@@ -48,14 +48,23 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
+/// Address and port of a URL's authority: `10.0.0.1`, `10.0.0.1:80`, `[fe80::1]` or `[fe80::1]:80` (RFC 3986, section 3.2.2).
+fn authority(text: &str) -> (&str, &str) {
+    const PORT: &str = "80";
+    if let Some((address, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        return (address, rest.strip_prefix(':').unwrap_or(PORT));
+    }
+    text.rsplit_once(':').unwrap_or((text, PORT))
+}
+
 pub async fn wget(args: Args) -> Outcome {
     args.at_most(2)?;
     let url = args.need(0, "URL")?;
     let rest = url.strip_prefix("http://").ok_or_else(|| Failure::usage("the URL starts with http://"))?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (address, port) = host.rsplit_once(':').filter(|(a, _)| !a.contains(':')).unwrap_or((host, "80"));
+    let (address, port) = authority(host);
     let remote = endpoint(address, port)?;
-    let stack = ready().await?;
+    let stack = ready_for(remote.addr).await?;
     let start = clock::now();
     let mut stream = Stream::connect(&stack, remote).await.map_err(Failure::because)?;
     let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -115,7 +124,7 @@ pub async fn httpd(mut args: Args) -> Outcome {
         .ok()
         .filter(|port| *port != 0)
         .ok_or_else(|| Failure::usage("port: 1 to 65535"))?;
-    let stack = ready().await?;
+    let stack = ready_to_serve().await?;
     let mut listener = Listener::new(&stack, number, BACKLOG).map_err(Failure::because)?;
     let addresses: Vec<_> = stack.addresses().0.iter().map(|cidr| cidr.address().to_string()).collect();
     println!(

@@ -1,6 +1,7 @@
-//! `iperf`: TCP throughput between two guests, or a guest and the driver domain.
+//! `iperf`: TCP throughput between two guests, or a guest and the driver domain, or a guest and a client of iperf3.
 //!
-//! The protocol is this kernel's own, since the client of iperf3 wants a second connection and JSON: the client sends
+//! The server speaks two protocols and tells them apart by the first bytes. The one of iperf3 is in [`super::iperf3`].
+//! The client speaks this kernel's own, in which the figures of `bench net` count nothing but the stream: it sends
 //! one line, `xenolith-iperf 1 BYTES send` or `... receive`; then so many bytes go in that direction; then the receiver
 //! of them says `done BYTES` in a line. It counts them where they lie, as `iperf3 --skip-rx-copy` does. After `... echo` so
 //! many bytes come back as they are sent, and nothing else is said.
@@ -11,7 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 
 use super::super::command::{Args, Failure, Outcome, human};
-use super::{address, ready};
+use super::{address, iperf3, ready_for, ready_to_serve};
 use crate::net::Stack;
 use crate::net::tcp::{Listener, Stream};
 use crate::xen::clock;
@@ -20,18 +21,18 @@ use smoltcp::wire::IpEndpoint;
 
 /// Where the server waits, if nothing else is said.
 pub const PORT: u16 = 5201;
-const CHUNK: usize = 64 << 10;
+pub(super) const CHUNK: usize = 64 << 10;
 const MAGIC: &str = "xenolith-iperf 1";
 
-fn lost(error: impl core::fmt::Display) -> Failure {
+pub(super) fn lost(error: impl core::fmt::Display) -> Failure {
     Failure::because(error)
 }
 
-/// Reads one line, byte by byte: lines here are short.
+/// Reads one line, byte by byte: lines here are short. What ends with a zero is one, too.
 async fn line(stream: &mut Stream) -> Result<String, Failure> {
     let mut text = String::new();
     let mut byte = [0];
-    while stream.read(&mut byte).await.map_err(lost)? == 1 && byte[0] != b'\n' {
+    while stream.read(&mut byte).await.map_err(lost)? == 1 && !matches!(byte[0], b'\n' | 0) {
         text.push(char::from(byte[0]));
         if text.len() > 80 {
             return Err(Failure::because("the other end speaks another protocol"));
@@ -68,7 +69,7 @@ async fn rest(stream: &mut Stream) {
     let _ = task::timeout(core::time::Duration::from_secs(1), stream.drained()).await;
 }
 
-fn report(what: &str, bytes: u64, nanos: u64) {
+pub(super) fn report(what: &str, bytes: u64, nanos: u64) {
     let per_second = u128::from(bytes) * 1_000_000_000 / u128::from(nanos.max(1));
     println!("{what} {bytes} bytes in {} ms: {}/s", nanos / 1_000_000, human(per_second as u64));
 }
@@ -89,7 +90,7 @@ pub async fn run(mut args: Args) -> Outcome {
         return server(number, count).await;
     }
     let remote = IpEndpoint::new(address(args.need(0, "ADDRESS")?)?, number);
-    let stack = ready().await?;
+    let stack = ready_for(remote.addr).await?;
     let mut stream = connect(&stack, remote, wait).await?;
     let start = clock::now();
     transfer(&mut stream, bytes, reverse).await?;
@@ -174,12 +175,20 @@ pub async fn serve() {
 }
 
 async fn server(number: u16, count: u64) -> Outcome {
-    let stack = ready().await?;
+    let stack = ready_to_serve().await?;
     let mut listener = Listener::new(&stack, number, 2).map_err(lost)?;
     println!("iperf: waiting on port {number}");
     for _ in 0..count {
         let mut stream = listener.accept().await.map_err(lost)?;
         let request = line(&mut stream).await?;
+        if iperf3::is_cookie(&request) {
+            if let Err(Failure::Failed(why) | Failure::Usage(why)) =
+                iperf3::serve(&mut listener, stream, &request).await
+            {
+                println!("iperf: {why}");
+            }
+            continue;
+        }
         let mut words = request.strip_prefix(MAGIC).unwrap_or("").split_whitespace();
         let bytes = words.next().and_then(|text| text.parse::<u64>().ok());
         let start = clock::now();

@@ -2,6 +2,7 @@
 
 mod http;
 pub mod iperf;
+mod iperf3;
 mod netcat;
 
 use alloc::format;
@@ -29,8 +30,8 @@ pub const COMMANDS: &[Command] = &[
     command!(ping, "ping ADDRESS [count=4] [size=56] [interval=MS] [wait=MS]", "sends echo requests"),
     command!(
         netcat::run,
-        "nc ADDRESS PORT [WORD...] | nc listen PORT",
-        "sends words, or what is typed, by TCP, and shows what comes back"
+        "nc [udp] ADDRESS PORT [WORD...] | nc [udp] listen PORT",
+        "sends words, or what is typed, by TCP, or words in a datagram, and shows what comes back"
     ),
     command!(
         http::wget,
@@ -41,18 +42,42 @@ pub const COMMANDS: &[Command] = &[
     command!(
         iperf::run,
         "iperf server [port=5201] [count=1] | iperf ADDRESS [port=5201] [bytes=64M] [wait=SECONDS] [reverse]",
-        "measures TCP throughput between two of these"
+        "measures TCP throughput between two of these; the server also serves iperf3's client"
     ),
 ];
 
-/// The stack, with an address to speak from.
+/// How long a DHCP server may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn stack() -> Result<Arc<Stack>, Failure> {
+    net::stack().ok_or_else(|| Failure::because("there is no network interface"))
+}
+
+/// The stack, with an IPv4 address to speak from.
 ///
 /// # Errors
 /// There is no interface, or nobody gave it an address.
 pub async fn ready() -> Result<Arc<Stack>, Failure> {
-    let stack = net::stack().ok_or_else(|| Failure::because("there is no network interface"))?;
-    if !stack.configured(Duration::from_secs(20)).await {
+    let stack = stack()?;
+    if !stack.configured(PATIENCE).await {
         return Err(Failure::because("no DHCP server has answered; set an address with `ip`"));
+    }
+    Ok(stack)
+}
+
+/// The stack, with an address to speak from with `peer`: IPv6 has one from the start.
+async fn ready_for(peer: IpAddress) -> Result<Arc<Stack>, Failure> {
+    match peer {
+        IpAddress::Ipv4(_) => ready().await,
+        IpAddress::Ipv6(_) => stack(),
+    }
+}
+
+/// The stack, to be spoken to: after a DHCP server was waited for, over IPv6 alone if there is none.
+async fn ready_to_serve() -> Result<Arc<Stack>, Failure> {
+    let stack = stack()?;
+    if stack.addresses().2 == Source::Dhcp {
+        stack.configured(PATIENCE).await;
     }
     Ok(stack)
 }
@@ -76,6 +101,9 @@ fn endpoint(host: &str, number: &str) -> Result<IpEndpoint, Failure> {
     Ok(IpEndpoint::new(address(host)?, port(number)?))
 }
 
+/// What fits into the largest packet of a link: 65,521 bytes without the headers of IPv4 and ICMP.
+const PING_MAX: u64 = 65_493;
+
 async fn ip(args: Args) -> Outcome {
     args.at_most(1)?;
     let stack = net::stack().ok_or_else(|| Failure::because("there is no network interface"))?;
@@ -91,11 +119,11 @@ async fn ip(args: Args) -> Outcome {
                 mac.join(":"),
                 link.note
             );
-            let (all, gateway, source) = stack.addresses();
+            let (all, gateways, source) = stack.addresses();
             for cidr in all {
                 println!("  {cidr}");
             }
-            if let Some(gateway) = gateway {
+            for gateway in gateways {
                 println!("  gateway {gateway}");
             }
             if source == Source::Dhcp {
@@ -120,10 +148,10 @@ async fn ping(mut args: Args) -> Outcome {
     let patience = Duration::from_millis(args.take_size("wait")?.unwrap_or(5000));
     args.at_most(1)?;
     let to = address(args.need(0, "ADDRESS")?)?;
-    if size > 65_000 {
-        return Err(Failure::usage("size: 65000 bytes at most"));
+    if size > PING_MAX {
+        return Err(Failure::usage(format!("size: {PING_MAX} bytes at most")));
     }
-    let stack = ready().await?;
+    let stack = ready_for(to).await?;
     let pinger = Pinger::new(&stack).map_err(Failure::because)?;
     let payload: Vec<u8> = (0..size).map(|i| i as u8).collect();
     let mut times = Vec::new();

@@ -7,7 +7,7 @@ mod book;
 mod counters;
 mod difference;
 mod document;
-mod figure;
+pub mod figure;
 mod folder;
 mod growth;
 mod host;

@@ -16,6 +16,7 @@ mod isolation;
 mod linux;
 pub mod live;
 mod net;
+mod network;
 mod peer;
 mod registry;
 mod repository;

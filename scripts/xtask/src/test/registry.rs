@@ -2,7 +2,7 @@
 
 use super::{
     Context, Verdict, bench, boot, conformance, disk, first_guest, foreign, grub, isolation, linux, net,
-    peer, repository, rust, tool,
+    network, peer, repository, rust, tool,
 };
 use anyhow::Result;
 
@@ -59,6 +59,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(bench::cases());
     cases.extend(disk::cases());
     cases.extend(net::cases());
+    cases.extend(network::cases());
     cases.extend(first_guest::cases());
     cases.extend(foreign::cases());
     cases.extend(grub::cases());
