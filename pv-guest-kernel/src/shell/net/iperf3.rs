@@ -179,18 +179,19 @@ async fn measure(
             core::future::pending::<()>().await;
         };
         let mut moving = pin!(moving);
-        let mut state = [0];
-        let said = pin!(exactly(control, &mut state));
+        let said = async {
+            let mut state = [0];
+            exactly(control, &mut state).await.map(|()| state[0])
+        };
         let both = async {
-            match select(said, moving.as_mut()).await {
+            match select(pin!(said), moving.as_mut()).await {
                 Either::Left((said, _)) => said,
-                Either::Right(_) => Ok(()),
+                Either::Right(_) => Ok(0),
             }
         };
         let longest = Duration::from_secs(wanted.seconds.min(86_400)) + GRACE;
         let late = |_| Failure::because("iperf3's client never ends the test");
-        task::timeout(longest, both).await.map_err(late)??;
-        if state[0] != TEST_END {
+        if task::timeout(longest, both).await.map_err(late)?? != TEST_END {
             return Err(Failure::because("iperf3's client ended the test"));
         }
         end = clock::now();

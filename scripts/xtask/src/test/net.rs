@@ -33,7 +33,9 @@ pub fn cases() -> Vec<Case> {
     // In virtual time, so that no other load of this computer decides whether somebody waited too long.
     cases.push(Case::new(format!("net/overload/{SVM}"), |context| overload(context, SVM)));
     cases.push(Case::new(format!("net/flood/{SVM}"), |context| flood(context, SVM)));
-    cases.push(Case::new(format!("net/hostile/{SVM}"), |context| hostile(context, SVM)));
+    for lane in [SVM, VMX] {
+        cases.push(Case::new(format!("net/hostile/{lane}"), move |context| hostile(context, lane)));
+    }
     cases
 }
 
