@@ -96,9 +96,9 @@ fn run(task: Arc<Task>) {
     }
 }
 
-/// Runs what is ready on this vCPU, or else waits for an event, unless `is_done`.
+/// Runs what is ready on this vCPU, or else waits for an event.
 #[inline]
-fn step(me: &PerCpu, is_done: impl Fn() -> bool) {
+fn step(me: &PerCpu) {
     let next = READY.lock().pop_front();
     if let Some(task) = next {
         return run(task);
@@ -107,7 +107,7 @@ fn step(me: &PerCpu, is_done: impl Fn() -> bool) {
     instr::cli();
     me.idle.store(true, Ordering::Relaxed);
     IDLE_CPUS.fetch_or(1 << me.id, Ordering::SeqCst);
-    if READY.lock().is_empty() && !is_done() {
+    if READY.lock().is_empty() {
         me.blocks.fetch_add(1, Ordering::Relaxed);
         trap::idle_wait();
     } else {
@@ -121,19 +121,7 @@ fn step(me: &PerCpu, is_done: impl Fn() -> bool) {
 pub fn run_forever() -> ! {
     let me = cpu::this();
     loop {
-        step(me, || false);
-    }
-}
-
-/// Polls one future to its end on this vCPU, running other tasks meanwhile.
-pub fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
-    let handle = spawn(future);
-    let me = cpu::this();
-    loop {
-        if let Some(value) = handle.take() {
-            return value;
-        }
-        step(me, || handle.is_done());
+        step(me);
     }
 }
 
