@@ -3,12 +3,10 @@
 use pv_abi::io::netif::{self, CtrlRequest, CtrlResponse, RxRequest};
 use pv_abi::io::ring::REQ_PROD;
 
+use super::peer::Peer;
 use super::*;
 use crate::platform::Access;
-use crate::ring::{BackRing, FrontRing};
-use crate::share::Shared;
-use crate::xenbus::XenbusState;
-use crate::xs::{TransactionId, write_display};
+use crate::ring::BackRing;
 
 const OK: u32 = netif::CTRL_STATUS_SUCCESS;
 const UNSUPPORTED: u32 = netif::CTRL_STATUS_NOT_SUPPORTED;
@@ -16,57 +14,7 @@ const INVALID: u32 = netif::CTRL_STATUS_INVALID_PARAMETER;
 const OVERFLOW: u32 = netif::CTRL_STATUS_BUFFER_OVERFLOW;
 const HASH_TYPES: u32 = 0xf;
 
-/// A front end of two queues that is this test.
-struct Peer {
-    rig: Rig,
-    domain: Domain,
-    control: FrontRing<Domain>,
-    queues: Vec<(FrontRing<Domain>, FrontRing<Domain>)>,
-    data: Shared<Domain>,
-    port: PortId,
-}
-
 impl Peer {
-    fn new() -> Self {
-        let mut rig = Rig::new();
-        let port = rig.prepare(1, BackOptions::default(), &[]);
-        let domain = rig.machine.domain(1);
-        let ring = |slot| FrontRing::new(&domain, DomainId::DOM0, 1, slot).unwrap();
-        let control = ring(netif::CTRL_SLOT_SIZE);
-        let queues: Vec<_> = (0..2).map(|_| (ring(12), ring(8))).collect();
-        let data = Shared::new(&domain, DomainId::DOM0, 1, Access::ReadWrite).unwrap();
-        let dir = frontend_dir(DomainId::new(1), "vif", 0);
-        let mut write = |key: &str, value: u32| {
-            write_display(&mut rig.store, TransactionId::NONE, &format!("{dir}/{key}"), value).unwrap();
-        };
-        for (number, (tx, rx)) in queues.iter().enumerate() {
-            let channel = domain.alloc_unbound(DomainId::DOM0).unwrap();
-            write(&format!("queue-{number}/tx-ring-ref"), tx.grants()[0].raw());
-            write(&format!("queue-{number}/rx-ring-ref"), rx.grants()[0].raw());
-            write(&format!("queue-{number}/event-channel"), channel.raw());
-        }
-        let channel = domain.alloc_unbound(DomainId::DOM0).unwrap();
-        write("multi-queue-num-queues", 2);
-        write("ctrl-ring-ref", control.grants()[0].raw());
-        write("event-channel-ctrl", channel.raw());
-        write("request-rx-copy", 1);
-        crate::xenbus::write_state(&mut rig.store, &dir, XenbusState::Connected).unwrap();
-        rig.talk();
-        let vif = rig.bridge.vif(port).unwrap();
-        assert!(vif.is_connected(), "{:?}", vif.failure());
-        Self { rig, domain, control, queues, data, port }
-    }
-
-    fn ask(&mut self, kind: u16, data: [u32; 3]) -> (u32, u32) {
-        let id = kind + 77;
-        self.control.push(&CtrlRequest { id, kind, data }).unwrap();
-        let _ = self.control.publish();
-        self.rig.bridge.poll(64);
-        let (_, response) = self.control.pop::<CtrlResponse>().unwrap().expect("an answer");
-        assert_eq!((response.id, response.kind), (id, kind));
-        (response.status, response.data)
-    }
-
     /// A request about the data page.
     fn ask_about(&mut self, kind: u16, bytes: &[u8], count: u32, offset: u32) -> u32 {
         self.data.memory().copy_in(0, bytes);
@@ -98,18 +46,6 @@ impl Peer {
         }
         assert_eq!(came.iter().sum::<u32>(), 1, "{came:?}");
         came.iter().position(|count| *count == 1).unwrap()
-    }
-
-    fn end(self) {
-        let Self { rig, domain, control, queues, data, port } = self;
-        let dom0 = rig.dom0.clone();
-        let mut bridge = rig.bridge;
-        drop(bridge.remove(port));
-        drop((bridge, rig.wire, control, queues, data));
-        domain.retry_retired();
-        let left = domain.counts();
-        assert_eq!((left.grants, left.pages, left.maps), (0, 0, 0));
-        assert_eq!(dom0.counts(), crate::mock::Counts::default());
     }
 }
 

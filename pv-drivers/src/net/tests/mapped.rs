@@ -5,13 +5,12 @@ use pv_abi::io::netif::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::peer::Peer;
 use super::*;
 use crate::net::back::MAPPED_MAX;
 use crate::platform::Access;
-use crate::ring::FrontRing;
 use crate::share::Shared;
 use crate::xenbus::XenbusState;
-use crate::xs::{TransactionId, write_display};
 
 const OK: u32 = netif::CTRL_STATUS_SUCCESS;
 const INVALID: u32 = netif::CTRL_STATUS_INVALID_PARAMETER;
@@ -21,63 +20,7 @@ const DEL: u16 = netif::CTRL_TYPE_DEL_GREF_MAPPING;
 /// What the back end maps in any case: two pairs of rings and the control ring.
 const RINGS: usize = 5;
 
-/// A front end of two queues that is this test.
-struct Peer {
-    rig: Rig,
-    domain: Domain,
-    control: FrontRing<Domain>,
-    queues: Vec<(FrontRing<Domain>, FrontRing<Domain>)>,
-    /// Pages for packets.
-    data: Shared<Domain>,
-    list: Shared<Domain>,
-    port: PortId,
-}
-
 impl Peer {
-    fn new() -> Self {
-        Self::on(Rig::new(), 1)
-    }
-
-    fn on(mut rig: Rig, id: u16) -> Self {
-        let port = rig.prepare(id, BackOptions::default(), &[]);
-        let domain = rig.machine.domain(id);
-        let ring = |slot| FrontRing::new(&domain, DomainId::DOM0, 1, slot).unwrap();
-        let control = ring(netif::CTRL_SLOT_SIZE);
-        let queues: Vec<_> = (0..2).map(|_| (ring(12), ring(8))).collect();
-        let data = Shared::new(&domain, DomainId::DOM0, 8, Access::ReadWrite).unwrap();
-        let list = Shared::new(&domain, DomainId::DOM0, 1, Access::ReadWrite).unwrap();
-        let dir = frontend_dir(DomainId::new(id), "vif", 0);
-        let mut write = |key: &str, value: u32| {
-            write_display(&mut rig.store, TransactionId::NONE, &format!("{dir}/{key}"), value).unwrap();
-        };
-        for (number, (tx, rx)) in queues.iter().enumerate() {
-            let channel = domain.alloc_unbound(DomainId::DOM0).unwrap();
-            write(&format!("queue-{number}/tx-ring-ref"), tx.grants()[0].raw());
-            write(&format!("queue-{number}/rx-ring-ref"), rx.grants()[0].raw());
-            write(&format!("queue-{number}/event-channel"), channel.raw());
-        }
-        let channel = domain.alloc_unbound(DomainId::DOM0).unwrap();
-        write("multi-queue-num-queues", 2);
-        write("ctrl-ring-ref", control.grants()[0].raw());
-        write("event-channel-ctrl", channel.raw());
-        write("request-rx-copy", 1);
-        write("feature-sg", 1);
-        crate::xenbus::write_state(&mut rig.store, &dir, XenbusState::Connected).unwrap();
-        rig.talk();
-        let vif = rig.bridge.vif(port).unwrap();
-        assert!(vif.is_connected(), "{:?}", vif.failure());
-        Self { rig, domain, control, queues, data, list, port }
-    }
-
-    fn ask(&mut self, kind: u16, data: [u32; 3]) -> (u32, u32) {
-        self.control.push(&CtrlRequest { id: 7, kind, data }).unwrap();
-        let _ = self.control.publish();
-        self.rig.bridge.poll(64);
-        let (_, response) = self.control.pop::<CtrlResponse>().unwrap().expect("an answer");
-        assert_eq!((response.id, response.kind), (7, kind));
-        (response.status, response.data)
-    }
-
     /// A request with a list of pages and flags.
     fn ask_list(&mut self, kind: u16, queue: u32, entries: &[(u32, u16)]) -> (u32, u32) {
         for (number, (gref, flags)) in entries.iter().enumerate() {
@@ -140,16 +83,6 @@ impl Peer {
         let mut bytes = std::vec![0; len];
         self.data.memory().copy_out(page * PAGE_SIZE, &mut bytes);
         bytes
-    }
-
-    fn end(self) {
-        let Self { mut rig, domain, control, queues, data, list, port } = self;
-        drop(rig.bridge.remove(port));
-        drop((control, queues, data, list));
-        domain.retry_retired();
-        let left = domain.counts();
-        assert_eq!((left.grants, left.pages, left.maps), (0, 0, 0));
-        rig.end();
     }
 }
 

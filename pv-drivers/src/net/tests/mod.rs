@@ -7,6 +7,7 @@ mod hostile;
 mod linux;
 mod mapped;
 mod offload;
+mod peer;
 mod staging;
 mod traffic;
 
