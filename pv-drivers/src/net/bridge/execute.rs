@@ -8,8 +8,7 @@ use super::super::packet::fill_checksum_in;
 use super::super::transit::{OnTheWay, Source, Transit};
 use super::super::uplink::{Uplink, UplinkBuffer};
 use super::guest::answer;
-use super::slow::place_of;
-use super::{Bridge, Place, Plan, PortId};
+use super::{Bridge, Plan, PortId, vif_of};
 use crate::platform::{CopyEnd, GrantCopy, Platform, SharedMemory};
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
@@ -47,9 +46,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
                     fill_checksum_in(&*send.buffer.memory, send.buffer.offset, send.len, &header);
                 }
                 self.counters.to_uplink += 1;
-                if let Place::Card(number) = send.card.0
-                    && let Some(card) = self.cards.get_mut(number)
-                {
+                if let Some(card) = self.card(send.card) {
                     card.uplink.send(send.buffer, send.len, send.offload);
                 }
                 has_sent = true;
@@ -73,16 +70,12 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         match core::mem::replace(&mut transit.source, Source::None) {
             Source::None => {}
             Source::Card(port, buffer) => {
-                if let Place::Card(number) = port.0
-                    && let Some(card) = self.cards.get_mut(number)
-                {
+                if let Some(card) = self.card(port) {
                     card.uplink.release(buffer);
                 }
             }
             Source::Vif(port, queue, slot) => {
-                let vif = place_of(port).and_then(|number| self.vifs.get_mut(number));
-                let vif = vif.and_then(Option::as_deref_mut);
-                if let Some(queue) = vif.and_then(|vif| vif.queues.get_mut(queue)) {
+                if let Some(queue) = self.vif(port).and_then(|vif| vif.queues.get_mut(queue)) {
                     queue.done(&transit.ids, slot, status);
                 }
             }
@@ -92,16 +85,14 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
 
     /// Gives a buffer of a card back unsent.
     fn cancel(&mut self, port: PortId, buffer: UplinkBuffer<P::Memory>) {
-        if let Place::Card(number) = port.0
-            && let Some(card) = self.cards.get_mut(number)
-        {
+        if let Some(card) = self.card(port) {
             card.uplink.cancel(buffer);
         }
     }
 
     /// Whether a packet's own memory is not there (any more): tried by copying a byte of each piece.
     fn is_unreachable(&self, transit: &Transit<P::Memory>) -> bool {
-        let Some(vif) = transit.from().and_then(|from| self.vif_at(from)) else { return false };
+        let Some(vif) = transit.from().and_then(|from| vif_of(&self.vifs, from)) else { return false };
         let packet = &transit.packet;
         let mut end = 0;
         let behind_header = packet.pieces.iter().filter(|piece| {

@@ -225,6 +225,12 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         self.vifs.get_mut(number)?.as_deref_mut()
     }
 
+    /// The uplink or another card.
+    fn card(&mut self, port: PortId) -> Option<&mut Card<P::Memory, U>> {
+        let Place::Card(number) = port.0 else { return None };
+        self.cards.get_mut(number)
+    }
+
     /// All interfaces.
     pub fn vifs(&mut self) -> impl Iterator<Item = (PortId, &mut NetBack<P>)> {
         let numbered = self.vifs.iter_mut().enumerate();
@@ -351,6 +357,12 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             self.platform.grant_copy(copies);
         }
     }
+}
+
+/// A guest's interface, to look at while other parts of the bridge are changed.
+fn vif_of<P: Platform>(vifs: &[Option<Box<NetBack<P>>>], port: PortId) -> Option<&NetBack<P>> {
+    let Place::Vif(number) = port.0 else { return None };
+    vifs.get(number)?.as_deref()
 }
 
 fn sooner(wake: &mut Option<Nanos>, at: Nanos) {

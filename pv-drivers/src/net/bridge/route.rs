@@ -4,23 +4,16 @@ use alloc::vec::Vec;
 
 use smallvec::SmallVec;
 
-use super::super::back::NetBack;
 use super::super::packet::{SegmentPlan, segment};
 use super::super::transit::{CardSend, OnTheWay, Packet, Transit};
 use super::super::uplink::{Uplink, UplinkBuffer};
 use super::super::{Mac, Offload};
 use super::copies::{Copies, Reader, Target};
 use super::guest::{accept, fill, room};
-use super::slow::place_of;
-use super::{Bridge, CARD_STALL, PLAN_COPIES, PLAN_PACKETS, Place, Plan, PortId, Verdict, sooner};
+use super::{Bridge, CARD_STALL, PLAN_COPIES, PLAN_PACKETS, Place, Plan, PortId, Verdict, sooner, vif_of};
 use crate::platform::{Nanos, PAGE_SIZE, Platform, SharedMemory};
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
-    /// A guest's interface, to look at.
-    pub(super) fn vif_at(&self, port: PortId) -> Option<&NetBack<P>> {
-        self.vifs.get(place_of(port)?)?.as_deref()
-    }
-
     /// Sends packets on their way, one from each sender in turn.
     pub(super) fn forward(&mut self, now: Nanos, wake: &mut Option<Nanos>) -> usize {
         let mut senders = core::mem::take(&mut self.lists.senders);
@@ -70,15 +63,15 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
 
     fn pop(&mut self, port: PortId, queue: usize) -> Option<OnTheWay<P::Memory>> {
         match port.0 {
-            Place::Card(number) => self.cards.get_mut(number)?.received.pop_front(),
+            Place::Card(_) => self.card(port)?.received.pop_front(),
             Place::Vif(_) => self.vif(port)?.queues.get_mut(queue)?.backlog.pop_front(),
         }
     }
 
     fn put_back(&mut self, port: PortId, queue: usize, transit: OnTheWay<P::Memory>) {
         match port.0 {
-            Place::Card(number) => {
-                if let Some(card) = self.cards.get_mut(number) {
+            Place::Card(_) => {
+                if let Some(card) = self.card(port) {
                     card.received.push_front(transit);
                 }
             }
@@ -203,7 +196,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         }
         let Some(mut delivery) = accept(vif, port, number, packet) else { return Verdict::Dropped };
         let mut copies = Copies { list: &mut plan.copies, bytes: &mut self.counters.mapped_bytes };
-        let at = |port| self.vifs.get(place_of(port)?)?.as_deref();
+        let at = |port| vif_of(&self.vifs, port);
         if let (Some(vif), Some(reader)) = (at(port), Reader::new(transit, transit.from().and_then(at))) {
             let _ = fill(vif, &mut delivery, reader, &mut copies);
         }
@@ -249,7 +242,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             }
         }
         card.blocked_since = None;
-        let at = |port| self.vifs.get(place_of(port)?)?.as_deref();
+        let at = |port| vif_of(&self.vifs, port);
         let Some(mut reader) = Reader::new(transit, transit.from().and_then(at)) else {
             buffers.into_iter().for_each(|buffer| card.uplink.cancel(buffer));
             return Verdict::Dropped;

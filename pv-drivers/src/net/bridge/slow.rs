@@ -10,14 +10,14 @@ use super::super::transit::{Packet, Transit};
 use super::super::uplink::Uplink;
 use super::copies::{Copies, Reader, Target};
 use super::guest::{accept, answer, fill, room};
-use super::{Bridge, Place, Plan, PortId, Verdict};
+use super::{Bridge, Plan, PortId, Verdict, vif_of};
 use crate::platform::{Nanos, PAGE_SIZE, Platform, SharedMemory};
 
 impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     /// Whether a guest takes a packet only after something was done to it.
     pub(super) fn needs_slow_way(&self, port: PortId, packet: &Packet) -> bool {
         let is_offloaded = packet.offload.csum_blank || packet.offload.gso.is_some();
-        let Some(vif) = self.vif_at(port).filter(|_| is_offloaded) else { return false };
+        let Some(vif) = vif_of(&self.vifs, port).filter(|_| is_offloaded) else { return false };
         !takes_gso(&vif.features, packet) || !takes_blank(&vif.features, packet)
     }
 
@@ -32,7 +32,7 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         wake: &mut Option<Nanos>,
     ) -> Verdict {
         let packet = &transit.packet;
-        let features = match self.vif_at(port).filter(|vif| vif.has_link()) {
+        let features = match vif_of(&self.vifs, port).filter(|vif| vif.has_link()) {
             Some(vif) if !vif.queues.is_empty() => vif.features,
             _ => return Verdict::Dropped,
         };
@@ -75,9 +75,9 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
             let Some(mut delivery) = accept(vif, port, number, &local) else { break };
             let mut list = Vec::new();
             let mut copies = Copies { list: &mut list, bytes: &mut self.counters.mapped_bytes };
-            let vif = place_of(port).and_then(|number| self.vifs.get(number)).and_then(Option::as_deref);
             let reader = Reader::own(&self.stage, &local);
-            let filled = vif.and_then(|vif| fill(vif, &mut delivery, reader, &mut copies));
+            let filled =
+                vif_of(&self.vifs, port).and_then(|vif| fill(vif, &mut delivery, reader, &mut copies));
             self.copy(&mut list);
             let is_good =
                 filled.is_some() && delivery.is_whole && list.iter().all(|copy| copy.result.is_ok());
@@ -92,8 +92,8 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
     fn flatten(&mut self, transit: &Transit<P::Memory>) -> Option<Vec<u8>> {
         let mut list = Vec::new();
         let packet = &transit.packet;
-        let from = transit.from().and_then(place_of).and_then(|number| self.vifs.get(number));
-        let mut reader = Reader::new(transit, from.and_then(Option::as_deref))?;
+        let from = transit.from().and_then(|port| vif_of(&self.vifs, port));
+        let mut reader = Reader::new(transit, from)?;
         let mut copies = Copies { list: &mut list, bytes: &mut self.counters.mapped_bytes };
         reader.copy(packet.len, &Target::Own(&self.stage, 0), &mut copies)?;
         self.copy(&mut list);
@@ -103,14 +103,6 @@ impl<P: Platform, U: Uplink<P::Memory>> Bridge<P, U> {
         let mut bytes = alloc::vec![0; packet.len];
         self.stage.copy_out(0, &mut bytes);
         Some(bytes)
-    }
-}
-
-/// A guest's number among the guests.
-pub(super) fn place_of(port: PortId) -> Option<usize> {
-    match port.0 {
-        Place::Vif(number) => Some(number),
-        Place::Card(_) => None,
     }
 }
 
