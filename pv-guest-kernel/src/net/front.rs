@@ -102,11 +102,13 @@ impl Link for FrontLink {
     fn send(&mut self, length: usize, segment: Option<u16>, fill: &mut dyn FnMut(&mut [u8])) {
         let mut front = self.shared.front.lock();
         let leaves_checksums = front.can_leave_checksums();
-        if segment.is_some() && !(leaves_checksums && front.can_send_large() == (true, true)) {
+        if let Some(size) = segment
+            && !(leaves_checksums && front.can_send_large() == (true, true))
+        {
             // Perhaps nobody helps.
             let frame = link::prepare(&mut self.scratch, length);
             fill(frame);
-            return send_large(&mut front, frame, segment);
+            return send_large(&mut front, frame, size);
         }
         let mut is_filled = false;
         let sent = front.send_with(length, &mut |frame| {
@@ -145,18 +147,15 @@ fn gso(frame: &[u8], size: u16) -> Gso {
 }
 
 /// Sends a large frame, cut into segments here if the back end does not do that for its kind.
-fn send_large(front: &mut NetFront<Xen>, frame: &mut [u8], segment: Option<u16>) {
-    let gso = segment.map(|size| gso(frame, size));
-    let takes_large = gso.is_none_or(|gso| {
-        let (v4, v6) = front.can_send_large();
-        if gso.is_v6 { v6 } else { v4 }
-    });
+fn send_large(front: &mut NetFront<Xen>, frame: &mut [u8], size: u16) {
+    let gso = gso(frame, size);
+    let (v4, v6) = front.can_send_large();
+    let takes_large = if gso.is_v6 { v6 } else { v4 };
     if front.can_leave_checksums() && takes_large {
         let csum_blank = packet::fill_blank(frame);
-        return send(front, frame, Offload { csum_blank, validated: csum_blank, gso });
+        return send(front, frame, Offload { csum_blank, validated: csum_blank, gso: Some(gso) });
     }
-    let plans = gso.and_then(|gso| packet::segment(frame, frame.len(), gso)).unwrap_or_default();
-    for plan in plans {
+    for plan in packet::segment(frame, frame.len(), gso).unwrap_or_default() {
         let mut part = plan.header;
         part.extend_from_slice(&frame[plan.start..plan.start + plan.len]);
         packet::fill_checksum(&mut part);
