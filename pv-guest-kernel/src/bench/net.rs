@@ -60,7 +60,7 @@ struct Bench {
 impl Bench {
     /// A connection with the server.
     async fn connect(&self) -> Result<Stream, Failure> {
-        iperf::client(&self.stack, IpEndpoint::new(IpAddress::Ipv4(self.to), self.port), WAIT).await
+        iperf::connect(&self.stack, IpEndpoint::new(IpAddress::Ipv4(self.to), self.port), WAIT).await
     }
 
     async fn begin(&self) -> Reading {

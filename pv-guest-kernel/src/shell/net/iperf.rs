@@ -99,12 +99,8 @@ pub async fn run(mut args: Args) -> Outcome {
     Ok(())
 }
 
-/// Connects with a server at `address`, which may need so many seconds to come up.
-pub async fn client(stack: &Arc<Stack>, to: IpEndpoint, wait: u64) -> Result<Stream, Failure> {
-    connect(stack, to, wait).await
-}
-
-async fn connect(stack: &Arc<Stack>, remote: IpEndpoint, wait: u64) -> Result<Stream, Failure> {
+/// Connects with a server, which may need so many seconds to come up.
+pub async fn connect(stack: &Arc<Stack>, remote: IpEndpoint, wait: u64) -> Result<Stream, Failure> {
     let until = clock::now() + wait * 1_000_000_000;
     loop {
         match Stream::connect(stack, remote).await {
